@@ -1,0 +1,21 @@
+//! What the HTTP front runs on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Where to listen, and how patient to be with clients.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses of the registry API; port 0 asks the kernel for one.
+    pub listen: Vec<SocketAddr>,
+    /// Address of metrics and health; never the registry's.
+    pub admin_listen: SocketAddr,
+    /// Connections at once; further ones wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// How long a client may take over a request's head.
+    pub header_read_timeout: Duration,
+    /// How long a client may take nothing while we have bytes for it.
+    pub write_idle_timeout: Duration,
+    /// How long responses in progress get to end after SIGTERM.
+    pub drain_timeout: Duration,
+}
