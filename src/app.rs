@@ -1,1 +1,157 @@
-//! (being written)
+//! The whole application: every floor built, joined, started and stopped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{IntGaugeVec, Opts, Registry};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::cache::{self, Cache};
+use crate::config::Config;
+use crate::proxy::Proxy;
+use crate::server::{self, BindError, Health, Server};
+use crate::upstream::{self, TransportError};
+
+/// The application.
+#[derive(Debug)]
+pub struct App;
+
+/// The application while it runs. Dropped, it goes on; ask it to shut down.
+#[derive(Debug)]
+pub struct Running {
+    registry_addresses: Vec<SocketAddr>,
+    admin_address: SocketAddr,
+    stop: CancellationToken,
+    stopped: watch::Receiver<bool>,
+}
+
+/// Why the application could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cache directory cannot be used.
+    #[error(transparent)]
+    Cache(#[from] cache::OpenError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// No client for upstreams could be made.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Two metrics have the same name.
+    #[error("metrics could not be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// A task of the start panicked.
+    #[error("a task of the start was lost")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+impl App {
+    /// Opens the cache, binds every address, and serves. The cache is scanned while it is already in use.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be used, or an address cannot be listened on.
+    pub async fn start(config: Config) -> Result<Running, Error> {
+        let registry = Registry::new();
+        let server_metrics = server::Metrics::register(&registry)?;
+        let cache_metrics = cache::Metrics::register(&registry)?;
+        let upstream_metrics = upstream::Metrics::register(&registry)?;
+        register_build(&registry)?;
+
+        let cache_config = config.cache.clone();
+        let cache = spawn_blocking(move || Cache::open(&cache_config, cache_metrics)).await??;
+        let tracker = TaskTracker::new();
+        let proxy = Proxy::new(&config.proxy, &cache, &upstream_metrics, &tracker)?;
+        let server = Server::bind(config.server, Health::default(), server_metrics).await?;
+
+        let (registry_addresses, admin_address) =
+            (server.registry_addresses().to_vec(), server.admin_address());
+        let stop = CancellationToken::new();
+        let (stopped_sender, stopped) = watch::channel(false);
+        let scanned = cache.clone();
+        tracker.spawn_blocking(move || scanned.scan());
+        tracker.spawn(keep_house(cache.clone(), stop.clone()));
+        let release = tokio::spawn(release_when_stopping(cache.clone(), stop.clone()));
+        let serving = server.serve(Arc::new(proxy), cache, registry, stop.clone());
+        tokio::spawn(async move {
+            serving.await;
+            // What panicked there must not keep the process.
+            let _ = release.await;
+            info!("stopped");
+            stopped_sender.send_replace(true);
+        });
+        Ok(Running {
+            registry_addresses,
+            admin_address,
+            stop,
+            stopped,
+        })
+    }
+}
+
+impl Running {
+    /// The bound addresses of the registry API.
+    pub fn registry_addresses(&self) -> &[SocketAddr] {
+        &self.registry_addresses
+    }
+
+    /// The bound address of the admin port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Begins to stop: readiness fails, the directory is released, no more requests are taken, and responses in progress
+    /// get the drain timeout. Calling it again changes nothing.
+    pub fn shut_down(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until everything has stopped. Cancel-safe.
+    pub async fn stopped(&self) {
+        // A sender that is gone has stopped, too.
+        let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// How often last uses are written down.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
+
+async fn keep_house(cache: Cache, stop: CancellationToken) {
+    loop {
+        // Nothing is lost with the pause; the last uses are written when the directory is released.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING_INTERVAL) => {}
+        }
+        let cache = cache.clone();
+        if let Err(error) = spawn_blocking(move || cache.save_uses()).await {
+            warn!(error = %error, "housekeeping panicked");
+        }
+    }
+}
+
+async fn release_when_stopping(cache: Cache, stop: CancellationToken) {
+    stop.cancelled().await;
+    info!("stopping");
+    if let Err(error) = spawn_blocking(move || cache.release()).await {
+        warn!(error = %error, "the cache directory could not be released");
+    }
+}
+
+fn register_build(registry: &Registry) -> Result<(), prometheus::Error> {
+    let opts = Opts::new(
+        "layerhold_build_info",
+        "1, labelled by what this program was built from",
+    );
+    let build = IntGaugeVec::new(opts, &["version", "revision"])?;
+    let revision = option_env!("LAYERHOLD_REVISION").unwrap_or("unknown");
+    build
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), revision])
+        .set(1);
+    registry.register(Box::new(build))
+}

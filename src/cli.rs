@@ -1,1 +1,237 @@
-//! (being written)
+//! What was typed.
+//!
+//! [`Options`] holds words: nothing here is opened, resolved or judged. [`crate::config`] turns them, together with the
+//! environment and the file, into what to run on, so that every value is checked in one place whoever gave it. For the
+//! same reason clap does not read the environment: the help names each variable, and the configuration looks it up.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The command line was carried out, and what was started has ended as asked.
+pub const EXIT_OK: u8 = 0;
+/// Anything that is neither a clean end nor a usage error: a port that is taken, a directory that cannot be written.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line or the configuration is wrong (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// A pull-through caching proxy for OCI and Docker registries.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "layerhold", version, max_term_width = 100)]
+#[command(after_help = PRECEDENCE)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program is asked to do.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run the proxy until SIGTERM or SIGINT.
+    ///
+    /// The first signal lets responses in progress end (at most `timeouts.drain`) and exits with 0; a second one stops
+    /// at once and exits with 1.
+    #[command(after_help = PRECEDENCE)]
+    Serve(Options),
+    /// Print the configuration that `serve` would run on, as TOML, and exit.
+    ///
+    /// Nothing is opened but the configuration file: a port that is taken or a directory that cannot be written shows
+    /// only when serving.
+    #[command(after_help = PRECEDENCE)]
+    Check(Options),
+}
+
+/// The flags of one process. Each has an environment variable; the list of upstreams belongs in the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Options {
+    /// The configuration file, in TOML [variable: LAYERHOLD_CONFIG] [default: none]
+    ///
+    /// Needed for freshness, timeouts, limits and everything that belongs to one upstream. Unknown keys are errors.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where the registry API listens [variable: LAYERHOLD_LISTEN] [key: listen] [default: 127.0.0.1:5000]
+    ///
+    /// An IP address and a port; repeat the flag or separate with commas for several. Change it when clients are on
+    /// other machines, as in `0.0.0.0:5000`. Port 0 takes a free one and logs it.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub listen: Vec<String>,
+
+    /// Where metrics and health listen [variable: LAYERHOLD_ADMIN_LISTEN] [key: admin_listen] [default: 127.0.0.1:9555]
+    ///
+    /// Never the address of the registry API. Change it when Prometheus or a health check is on another machine; whoever
+    /// reaches it sees which upstreams are used.
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Option<String>,
+
+    /// Where the cache is kept [variable: LAYERHOLD_CACHE_DIR] [key: cache.dir] [default: see --help]
+    ///
+    /// The default is $CACHE_DIRECTORY, which systemd sets, else $XDG_CACHE_HOME/layerhold, else
+    /// $HOME/.cache/layerhold. Made when absent; refused when it holds anything that is not ours. Change it to use a
+    /// disk of its own.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// How much the cache keeps [variable: LAYERHOLD_CACHE_SIZE] [key: cache.size] [default: 50GiB, or 80 % of what is
+    /// free]
+    ///
+    /// Bytes of content and metadata, such as `200GiB`. The default is chosen at the first start: 50GiB, or 80 % of what
+    /// is then free if that is less. Change it to what the disk can spare.
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<String>,
+
+    /// A registry that clients may pull from [variable: LAYERHOLD_UPSTREAM] [key: upstream] [default: the built-in list]
+    ///
+    /// Repeatable; the variable separates several with commas. The first serves requests that name no registry. Any
+    /// upstream given here replaces those of the file, and any given at all replaces the built-in list: docker.io, ghcr.io,
+    /// quay.io, registry.k8s.io, gcr.io, mcr.microsoft.com, public.ecr.aws, registry.gitlab.com. What is not on the list
+    /// is never dialled. Use the file for anything beyond name and address.
+    #[arg(long, value_name = "NAMESPACE=URL")]
+    pub upstream: Vec<String>,
+
+    /// How the log is written: text or json [variable: LAYERHOLD_LOG_FORMAT] [key: log_format] [default: text on a
+    /// terminal, else json]
+    ///
+    /// Goes to stderr. `json` is one object a line. Change it when the guess is wrong for whoever reads the log.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// How much is logged: error, warn, info, debug or trace [variable: LAYERHOLD_LOG_LEVEL] [key: log_level] [default:
+    /// info]
+    ///
+    /// `info` is one line for each request; `warn` only what needs attention; `debug` adds the decisions behind an
+    /// answer.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Why the command line is not carried out.
+#[derive(Debug)]
+pub enum Stop {
+    /// Help or the version was asked for; the text is for stdout.
+    Told(clap::Error),
+    /// A command is missing; the help is for stderr.
+    Incomplete(clap::Error),
+    /// It cannot be understood; one line for stderr.
+    Refused(String),
+}
+
+/// Reads the command line; the first word is the program's name.
+pub fn parse<I>(words: I) -> Result<Args, Stop>
+where
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as Missing;
+
+    Args::try_parse_from(words).map_err(|error| {
+        if !error.use_stderr() {
+            return Stop::Told(error);
+        }
+        if error.kind() == Missing {
+            return Stop::Incomplete(error);
+        }
+        let text = error.render().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        let line = line.strip_prefix("error: ").unwrap_or(line);
+        Stop::Refused(format!("{line} (see `layerhold --help`)"))
+    })
+}
+
+impl Stop {
+    /// What the process exits with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Told(_) => ExitCode::from(EXIT_OK),
+            Self::Incomplete(_) | Self::Refused(_) => ExitCode::from(EXIT_USAGE),
+        }
+    }
+}
+
+const PRECEDENCE: &str = "Each value is taken from the first that has it: the flag, the environment variable, the \
+configuration file, the default. An empty variable counts as unset. Exit codes: 0 stopped as asked, 64 the command line or \
+the configuration is wrong, 1 anything else.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn options(words: &[&str]) -> Options {
+        let words = ["layerhold", "serve"].iter().chain(words);
+        match parse(words).unwrap().command {
+            Command::Serve(options) | Command::Check(options) => options,
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_kept_as_typed() {
+        let options = options(&[
+            "--listen",
+            "a:1,b:2",
+            "--listen=c:3",
+            "--cache-size",
+            "lots",
+            "--upstream",
+            "x=y,z",
+            "--upstream",
+            "u=v",
+        ]);
+        assert_eq!(options.listen, ["a:1", "b:2", "c:3"]);
+        assert_eq!(options.cache_size.as_deref(), Some("lots"));
+        assert_eq!(options.upstream, ["x=y,z", "u=v"]);
+        assert_eq!(options.admin_listen, None);
+    }
+
+    #[test]
+    fn help_and_version_succeed_and_everything_else_is_a_usage_error() {
+        for words in [&["--help"][..], &["--version"], &["serve", "--help"]] {
+            let stop = parse(["layerhold"].iter().chain(words)).unwrap_err();
+            assert!(matches!(stop, Stop::Told(_)), "{words:?}");
+            assert_eq!(stop.exit_code(), ExitCode::from(0));
+        }
+        for words in [
+            &["sing"][..],
+            &["serve", "--loud"],
+            &["serve", "x"],
+            &["serve", "--listen"],
+        ] {
+            let stop = parse(["layerhold"].iter().chain(words)).unwrap_err();
+            assert_eq!(stop.exit_code(), ExitCode::from(64), "{words:?}");
+            let Stop::Refused(line) = stop else {
+                panic!("{words:?}: {stop:?}")
+            };
+            assert!(!line.contains('\n') && !line.starts_with("error"), "{line}");
+        }
+        let stop = parse(["layerhold"]).unwrap_err();
+        assert!(matches!(stop, Stop::Incomplete(_)));
+        assert_eq!(stop.exit_code(), ExitCode::from(64));
+    }
+
+    #[test]
+    fn help_names_every_variable_and_the_precedence() {
+        for name in ["serve", "check"] {
+            let mut args = Args::command();
+            args.build();
+            let command = args.find_subcommand_mut(name).unwrap();
+            let help = command.render_long_help().to_string();
+            for flag in command.get_arguments().filter_map(|it| it.get_long()) {
+                if flag != "help" {
+                    let name = flag.replace('-', "_").to_uppercase();
+                    let variable = format!("[variable: LAYERHOLD_{name}]");
+                    assert!(help.contains(&variable), "{variable}");
+                }
+            }
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(help.contains("the flag, the environment variable, the configuration file"));
+        }
+    }
+}

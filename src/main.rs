@@ -1,1 +1,182 @@
-fn main() {}
+//! Flags, configuration, runtime, app, exit code.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+use tracing::{error, info, warn};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use layerhold::app::App;
+use layerhold::cli::{self, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop};
+use layerhold::config::{Config, Log, LogFormat};
+use layerhold::net::Chain;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(args) => args.command,
+        Err(stop) => {
+            match &stop {
+                Stop::Told(text) | Stop::Incomplete(text) => text.print().unwrap_or_default(),
+                Stop::Refused(line) => complain(line),
+            }
+            return stop.exit_code();
+        }
+    };
+    let code = match command {
+        Command::Serve(options) => configured(&options).map(serve),
+        Command::Check(options) => configured(&options).map(|config| check(&config)),
+    };
+    ExitCode::from(code.unwrap_or(EXIT_USAGE))
+}
+
+/// What to run on; `None` when that is wrong, which has then been said.
+fn configured(options: &Options) -> Option<Config> {
+    // What is not UTF-8 gets a replacement character, which the configuration refuses where it matters.
+    let text = |os: OsString| os.to_string_lossy().into_owned();
+    let environment: BTreeMap<_, _> = std::env::vars_os()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect();
+    match Config::load(options, &environment) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            complain(&Chain(&error).to_string());
+            None
+        }
+    }
+}
+
+fn check(config: &Config) -> u8 {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(config.report().as_bytes());
+    match written.and_then(|()| stdout.flush()) {
+        Ok(()) => EXIT_OK,
+        Err(_) => EXIT_FAILED,
+    }
+}
+
+fn serve(config: Config) -> u8 {
+    start_log(config.log);
+    raise_open_files();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            error!(error = %source, "could not start the runtime");
+            return EXIT_FAILED;
+        }
+    };
+    let code = runtime.block_on(run(config)).unwrap_or_else(|error| {
+        error!(error = %Chain(&*error), "stopped");
+        EXIT_FAILED
+    });
+    // Whatever still runs is past the drain time, or a second signal said not to wait for it.
+    runtime.shutdown_background();
+    code
+}
+
+/// Serves until a signal, then until what is in progress has ended or a second signal comes.
+async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
+    let mut signals = Signals::listen()?;
+    // A start may wait for a predecessor that drains; a signal ends that wait. Nothing is served yet.
+    let running = tokio::select! {
+        started = App::start(config) => started?,
+        name = signals.next() => {
+            info!(signal = name, "stopped before serving");
+            return Ok(EXIT_OK);
+        }
+    };
+    let name = signals.next().await;
+    info!(signal = name, "draining");
+    running.shut_down();
+    // Cancelling the wait loses responses in progress, which is what a second signal asks for.
+    tokio::select! {
+        () = running.stopped() => {
+            info!("stopped");
+            Ok(EXIT_OK)
+        }
+        name = signals.next() => {
+            warn!(signal = name, "stopped at once");
+            Ok(EXIT_FAILED)
+        }
+    }
+}
+
+/// The signals that ask the process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one and returns its name. Cancel-safe: a signal is not lost.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Logs to stderr. The level is for our own lines; the crates we use are heard from `warn` up.
+fn start_log(log: Log) {
+    let terminal = io::stderr().is_terminal();
+    let text = match log.format {
+        Some(LogFormat::Text) => true,
+        Some(LogFormat::Json) => false,
+        None => terminal,
+    };
+    let level = LevelFilter::from_level(log.level);
+    let targets = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("layerhold", level);
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = if !text {
+        lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed()
+    } else if terminal {
+        // Colours, unless NO_COLOR is set.
+        lines.boxed()
+    } else {
+        lines.with_ansi(false).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(targets))
+        .init();
+}
+
+/// Raises the soft limit of open files to the hard one: every client and every blob that is read takes one.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(source) = setrlimit(Resource::Nofile, raised) {
+        warn!(error = %source, "could not raise the limit of open files");
+    }
+}
+
+/// Says why there is nothing to run, before there is a log to say it in.
+fn complain(line: &str) {
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(io::stderr(), "layerhold: {line}");
+}

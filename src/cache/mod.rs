@@ -1,5 +1,33 @@
-//! (being written)
+//! Bytes on disk: one directory, deduplicated by digest, within a budget.
+//!
+//! The cache takes a stream and does not know where it comes from; it cannot name a host. Every published file was hashed
+//! here under the name it has; every reader reads at an offset of its own and waits for nobody's socket; used and
+//! reserved bytes stay below the limit.
+//!
+//! **What is absent:** no upstream, no HTTP, no freshness. The cache stores what a tag last said and never judges it, and
+//! it stores what a repository was proven to hold and never asks for proof.
 
+mod store;
+mod repositories;
+mod reader;
+mod filler;
+mod index;
+mod fill;
+mod disk;
+mod layout;
+mod capacity;
+mod lru;
+mod clock;
+mod metrics;
 mod config;
 
-pub use config::*;
+pub use config::{Config, Share};
+pub use disk::OpenError;
+pub use fill::{FillError, Follower, Handover};
+pub use filler::{Filler, Verified};
+pub use layout::Repository;
+pub use lru::Lru;
+pub use metrics::Metrics;
+pub use reader::{Blob, Buffers, Content, READ_BYTES, ReadError};
+pub use repositories::{Grant, Granted, TagRecord};
+pub use store::{Cache, Joined};

@@ -1,1 +1,17 @@
-//! (being written)
+//! HTTP pieces that know no registry, and the small texts of configuration and logs.
+//!
+//! **What is absent:** no registry words, no I/O, no clock.
+
+mod metered;
+mod conditional;
+mod range;
+mod units;
+mod chain;
+
+pub use chain::Chain;
+pub use conditional::{if_range_allows, none_match};
+pub use metered::{End, Metered, Sent};
+pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
+pub use units::{
+    DurationText, InvalidDuration, InvalidSize, SizeText, fuzz_units, parse_duration, parse_size,
+};

@@ -1,5 +1,25 @@
-//! (being written)
+//! The distribution spec's words as types: what is malformed cannot be said.
+//!
+//! Everything here is parsed once, at the door, and rendered back exactly. Below the HTTP front no name, tag or digest is
+//! a string.
+//!
+//! **What is absent:** no I/O, no clock, no async.
 
-/// Placeholder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Namespace(std::sync::Arc<str>);
+mod endpoint;
+mod error_code;
+mod manifest;
+mod media_type;
+mod names;
+mod digest;
+mod headers;
+
+pub use digest::{Algorithm, Digest, Digester, InvalidDigest, fuzz_digest};
+pub use endpoint::{Endpoint, EndpointPath, InvalidEndpoint, fuzz_endpoint};
+pub use error_code::{ErrorCode, error_body};
+pub use headers::{DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, OCI_NAMESPACE};
+pub use manifest::{InvalidManifest, declared_media_type};
+pub use media_type::{InvalidMediaType, MANIFEST_ACCEPT, MediaType};
+pub use names::{
+    InvalidName, InvalidNamespace, InvalidTag, Namespace, Reference, RepositoryName, Tag,
+    fuzz_names,
+};

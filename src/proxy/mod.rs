@@ -1,5 +1,31 @@
-//! (being written)
+//! What pulling means: which upstream is asked, who may read what, how long a tag's word is good, and what the answer is.
+//!
+//! The floor joins a cache that knows no network to upstreams that know no disk. A pull comes in as an [`Endpoint`] with
+//! an upstream, and goes out as an [`Answer`]; HTTP is somebody else's business on either side.
+//!
+//! **What is absent:** no sockets, no paths, no status lines but the one mapping of errors.
+//!
+//! [`Endpoint`]: crate::oci::Endpoint
 
+mod front;
+mod routes;
+mod tag;
+mod manifest;
+mod blob;
+mod stream;
+mod bypass;
+mod refusals;
+mod flights;
+mod freshness;
+mod registry;
+mod answer;
+mod error;
 mod config;
 
-pub use config::*;
+pub use answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
+pub use config::{Config, Freshness, TagRule, UpstreamConfig};
+pub use error::{Error, RequestFault, Subject};
+pub use front::Proxy;
+pub use registry::Registry;
+pub use routes::{Requested, Route};
+pub use stream::{BlobStream, StreamError};

@@ -1,5 +1,21 @@
-//! (being written)
+//! The HTTP front: accept, limits, the one seam that every request passes, and the admin port.
+//!
+//! A request is parsed once and becomes a pull; an answer becomes a response here and nowhere else. Whatever is counted or
+//! logged about a request is counted and logged in [`handle`], when the response has ended.
+//!
+//! **What is absent:** nothing here knows how content comes about.
 
+mod listen;
+mod admin;
+mod handle;
+mod respond;
+mod body;
+mod connection;
+mod health;
+mod metrics;
 mod config;
 
-pub use config::*;
+pub use config::Config;
+pub use health::Health;
+pub use listen::{BindError, Server};
+pub use metrics::Metrics;

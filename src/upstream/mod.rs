@@ -1,5 +1,22 @@
-//! (being written)
+//! One remote registry: ask it for a manifest, a blob or a head, and go on where a transfer broke off.
+//!
+//! HTTP goes through hyper-util's pooled client over a connector of our own choosing. A transfer is a stream of bytes from
+//! an ordered list of places of the same content; a cut or a stall continues by `Range` at the next of them, and whoever
+//! reads does not notice.
+//!
+//! **What is absent:** no disk, no knowledge of what the bytes are for, no redirects and no credentials: an upstream that
+//! asks for either is answered with an error that says so.
 
+mod transfer;
+mod client;
+mod transport;
+mod error;
+mod metrics;
 mod config;
 
-pub use config::*;
+pub use client::{BlobHead, Body, Manifest, ManifestHead, Upstream};
+pub use config::Config;
+pub use error::{Class, Error, Fault};
+pub use metrics::Metrics;
+pub use transfer::{Source, Transfer};
+pub use transport::TransportError;

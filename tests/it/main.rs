@@ -2,4 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 #[test]
-fn x() { Some(1).unwrap(); }
+fn x() {
+    Some(1).unwrap();
+}

@@ -1,0 +1,26 @@
+//! Wall-clock time, read in this one file.
+//!
+//! Within a process everything is measured by a monotonic clock; the wall clock is only for what outlives us: the last
+//! use of a blob and the last check of a tag.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds since the epoch; 0 when the clock stands before it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one file that reads wall-clock time"
+)]
+pub(super) fn unix_now() -> u64 {
+    unix_seconds(SystemTime::now())
+}
+
+/// A file's time as seconds since the epoch.
+pub(super) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The age of something stamped `then`; a stamp from the future, which a clock set back leaves behind, is of age zero.
+pub(super) fn age_of(then: u64) -> Duration {
+    Duration::from_secs(unix_now().saturating_sub(then))
+}

@@ -1,0 +1,538 @@
+//! The cache directory: the only place that opens, renames or removes anything in it. Everything here may block.
+//!
+//! A published file is made in one way: staged under a name nobody looks for, written, synced, renamed to its digest, and
+//! the directory synced. It is never written, extended or truncated again, so an open handle reads the right bytes
+//! whatever becomes of the name.
+
+use std::fs::{self, DirEntry, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::FlockOperation;
+use tracing::{debug, warn};
+
+use super::clock;
+use super::layout::{Layout, Repository};
+use super::metrics::Metrics;
+use crate::oci::{Algorithm, Digest};
+
+/// Why a cache directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory could not be made, read or written.
+    #[error("cache directory {} is not usable", dir.display())]
+    NotUsable {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is something in it, and none of it is ours.
+    #[error("cache directory {} is not empty and holds no layerhold store (no VERSION file): name another one", dir.display())]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A newer program wrote it.
+    #[error("cache directory {} has layout version {found:?}, newer than this program's {}", dir.display(), Layout::VERSION)]
+    TooNew {
+        /// The directory.
+        dir: PathBuf,
+        /// What its VERSION file says.
+        found: String,
+    },
+    /// Another process holds it.
+    #[error("cache directory {} is in use by another instance (process {holder})", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// What the holder wrote into the lock file.
+        holder: String,
+    },
+}
+
+/// The cache directory, held by this process alone.
+#[derive(Debug)]
+pub(super) struct Disk {
+    layout: Layout,
+    metrics: Metrics,
+    lock: parking_lot::Mutex<Option<File>>,
+    staged: AtomicU64,
+}
+
+/// A file that nobody looks for yet. Dropped unpublished, its name is removed; open handles go on reading.
+#[derive(Debug)]
+pub(super) struct StagedFile {
+    file: Arc<File>,
+    path: PathBuf,
+    disk: Arc<Disk>,
+    published: bool,
+}
+
+/// A published file found by the scan.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// Last use, as seconds since the epoch.
+    pub(super) used_at: u64,
+}
+
+impl Disk {
+    /// Takes the directory for this process: makes it when absent, checks its version, and locks it. A lock whose holder
+    /// says that it is draining is waited for, up to [`DRAINING_WAIT`].
+    pub(super) fn open(dir: PathBuf, metrics: Metrics) -> Result<Arc<Self>, OpenError> {
+        let layout = Layout::new(dir);
+        let not_usable = |source| OpenError::NotUsable {
+            dir: layout.dir().to_owned(),
+            source,
+        };
+        fs::create_dir_all(layout.dir()).map_err(not_usable)?;
+        check_version(&layout)?;
+        let lock = take_lock(&layout)?;
+        let disk = Self {
+            metrics,
+            lock: parking_lot::Mutex::new(Some(lock)),
+            staged: AtomicU64::new(0),
+            layout: layout.clone(),
+        };
+        disk.prepare().map_err(not_usable)?;
+        Ok(Arc::new(disk))
+    }
+
+    /// Lets a successor have the directory; this process only reads from then on.
+    pub(super) fn release(&self) {
+        if let Some(lock) = self.lock.lock().take() {
+            drop(lock);
+        }
+    }
+
+    /// Tells whoever waits for the lock that it will be free soon.
+    pub(super) fn announce_draining(&self) {
+        if let Some(lock) = self.lock.lock().as_ref() {
+            let _ = write_holder(lock, DRAINING);
+        }
+    }
+
+    /// The size chosen at the first start, if one was.
+    pub(super) fn chosen_size(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.layout.version()).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("size "))?;
+        line.trim().parse().ok()
+    }
+
+    /// Remembers the size chosen at the first start.
+    pub(super) fn remember_size(&self, size: u64) -> io::Result<()> {
+        let text = format!("{}\nsize {size}\n", Layout::VERSION);
+        self.counted(
+            "write",
+            self.replace(&self.layout.version(), text.as_bytes()),
+        )
+    }
+
+    /// Bytes of the file system: free to us, and in all.
+    pub(super) fn space(&self) -> io::Result<(u64, u64)> {
+        let stat = self.counted(
+            "statvfs",
+            rustix::fs::statvfs(self.layout.dir()).map_err(io::Error::from),
+        )?;
+        Ok((
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+            stat.f_blocks.saturating_mul(stat.f_frsize),
+        ))
+    }
+
+    /// Makes a new staging file.
+    pub(super) fn stage(self: &Arc<Self>) -> io::Result<StagedFile> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let path = self.layout.staged(std::process::id(), number);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let file = Arc::new(self.counted("create", opened)?);
+        Ok(StagedFile {
+            file,
+            path,
+            disk: Arc::clone(self),
+            published: false,
+        })
+    }
+
+    /// Opens a published file; `None` when there is none.
+    pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        match File::open(self.layout.blob(digest)) {
+            Ok(file) => {
+                let size = self.counted("stat", file.metadata())?.len();
+                Ok(Some((file, size)))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => self.counted("open", Err(error)),
+        }
+    }
+
+    /// Looks for one published file.
+    pub(super) fn find(&self, digest: &Digest) -> io::Result<Option<Found>> {
+        match fs::metadata(self.layout.blob(digest)) {
+            Ok(metadata) => Ok(Some(Found {
+                digest: *digest,
+                size: metadata.len(),
+                used_at: metadata.modified().map_or(0, clock::unix_seconds),
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => self.counted("stat", Err(error)),
+        }
+    }
+
+    /// Removes a published file; one that is gone already is no error.
+    pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<()> {
+        self.remove(&self.layout.blob(digest))
+    }
+
+    /// Takes a published file out of sight; the next start removes it.
+    pub(super) fn quarantine(&self, digest: &Digest) -> io::Result<()> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let aside = self.layout.staged(std::process::id(), number);
+        self.counted("rename", rename(&self.layout.blob(digest), &aside))
+    }
+
+    /// Writes the last use of a blob where the next start will find it.
+    pub(super) fn write_last_use(&self, digest: &Digest, unix_seconds: u64) -> io::Result<()> {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_seconds);
+        let touched = File::open(self.layout.blob(digest)).and_then(|file| file.set_modified(time));
+        self.counted("utimens", touched)
+    }
+
+    /// Every published file, in no order; unreadable folders are counted and passed over.
+    pub(super) fn scan_blobs(&self, mut found: impl FnMut(Found)) {
+        for algorithm in Algorithm::ALL {
+            for shard in self.entries(&self.layout.blobs(algorithm)) {
+                for entry in self.entries(&shard.path()) {
+                    let Some(digest) = Layout::digest_of(algorithm, &entry.file_name()) else {
+                        debug!(file = %entry.path().display(), "not a blob's name, left alone");
+                        continue;
+                    };
+                    let Ok(metadata) = entry.metadata() else {
+                        continue;
+                    };
+                    let used_at = metadata.modified().map_or(0, clock::unix_seconds);
+                    found(Found {
+                        digest,
+                        size: metadata.len(),
+                        used_at,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Every repository that has metadata here, with its bytes and its last use.
+    pub(super) fn scan_repositories(&self, found: &mut dyn FnMut(Repository, u64, u64)) {
+        for namespace in self.entries(&self.layout.upstreams()) {
+            self.scan_repositories_below(&namespace.path(), found);
+        }
+    }
+
+    fn scan_repositories_below(&self, dir: &Path, found: &mut dyn FnMut(Repository, u64, u64)) {
+        let (mut bytes, mut used_at) = (0, 0);
+        for entry in self.entries(dir) {
+            if !Layout::is_own(&entry.file_name()) {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    self.scan_repositories_below(&entry.path(), found);
+                }
+                continue;
+            }
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            used_at = used_at.max(metadata.modified().map_or(0, clock::unix_seconds));
+            bytes += if metadata.is_dir() {
+                let tags = self.entries(&entry.path());
+                tags.iter()
+                    .filter_map(|tag| tag.metadata().ok())
+                    .map(|it| it.len())
+                    .sum()
+            } else {
+                metadata.len()
+            };
+        }
+        if let Some(repository) = self.layout.repository_at(dir).filter(|_| bytes > 0) {
+            found(repository, bytes, used_at);
+        }
+    }
+
+    /// The grants file of a repository; empty when there is none.
+    pub(super) fn read_grants(&self, repository: &Repository) -> io::Result<String> {
+        self.read_text(&self.layout.granted(repository))
+    }
+
+    /// Adds whole lines to a repository's grants file.
+    pub(super) fn append_grants(&self, repository: &Repository, lines: &str) -> io::Result<()> {
+        let path = self.layout.granted(repository);
+        let appended = make_parent(&path)
+            .and_then(|()| OpenOptions::new().append(true).create(true).open(&path))
+            .and_then(|mut file| file.write_all(lines.as_bytes()));
+        self.counted("append", appended)
+    }
+
+    /// Replaces a repository's grants file as a whole.
+    pub(super) fn rewrite_grants(&self, repository: &Repository, lines: &str) -> io::Result<()> {
+        self.counted(
+            "write",
+            self.replace(&self.layout.granted(repository), lines.as_bytes()),
+        )
+    }
+
+    /// A tag's record as text; empty when there is none.
+    pub(super) fn read_tag(
+        &self,
+        repository: &Repository,
+        tag: &crate::oci::Tag,
+    ) -> io::Result<String> {
+        self.read_text(&self.layout.tag(repository, tag))
+    }
+
+    /// Replaces a tag's record.
+    pub(super) fn write_tag(
+        &self,
+        repository: &Repository,
+        tag: &crate::oci::Tag,
+        text: &str,
+    ) -> io::Result<()> {
+        self.counted(
+            "write",
+            self.replace(&self.layout.tag(repository, tag), text.as_bytes()),
+        )
+    }
+
+    /// Forgets a repository's grants and tags; deeper repositories keep theirs.
+    pub(super) fn remove_repository(&self, repository: &Repository) -> io::Result<()> {
+        self.remove(&self.layout.granted(repository))?;
+        match fs::remove_dir_all(self.layout.tags(repository)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => self.counted("remove", Err(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts the operation when it failed; a failed write degrades the cache until the next blob is published.
+    pub(super) fn counted<T>(
+        &self,
+        operation: &'static str,
+        result: io::Result<T>,
+    ) -> io::Result<T> {
+        if let Err(error) = &result {
+            self.metrics.disk_failed(operation);
+            warn!(operation, error = %error, "cache directory operation failed");
+            if WRITES.contains(&operation) {
+                self.metrics.set_degraded(true);
+            }
+        }
+        result
+    }
+
+    /// Folders and the removal of what a former process staged.
+    fn prepare(&self) -> io::Result<()> {
+        for algorithm in Algorithm::ALL {
+            fs::create_dir_all(self.layout.blobs(algorithm))?;
+        }
+        fs::create_dir_all(self.layout.upstreams())?;
+        fs::create_dir_all(self.layout.staging())?;
+        for entry in fs::read_dir(self.layout.staging())? {
+            self.remove(&entry?.path())?;
+        }
+        Ok(())
+    }
+
+    fn entries(&self, dir: &Path) -> Vec<DirEntry> {
+        let listed = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        match listed {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Vec::new()
+            }
+            other => self.counted("list", other).unwrap_or_default(),
+        }
+    }
+
+    fn read_text(&self, path: &Path) -> io::Result<String> {
+        match fs::read(path) {
+            // Whatever is not text is a damaged line, which the parser passes over.
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => self.counted("read", Err(error)),
+        }
+    }
+
+    /// Replaces a small file of ours: readers see the old one or the new one.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let staged = self.layout.staged(std::process::id(), number);
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&staged)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()))
+            .and_then(|()| make_parent(path))
+            .and_then(|()| rename(&staged, path));
+        if written.is_err() {
+            let _ = self.remove(&staged);
+        }
+        written
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => self.counted("remove", Err(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl StagedFile {
+    /// The file itself; a handle of it outlives the name.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Counts a failed write.
+    pub(super) fn write_failed(&self, error: io::Error) -> io::Error {
+        match self.disk.counted::<()>("pwrite", Err(error)) {
+            Ok(()) => io::Error::other("unreachable"),
+            Err(error) => error,
+        }
+    }
+
+    /// Makes the file official: sync, rename, sync of the directory. The caller has verified that its bytes are those of
+    /// `digest`; after an error the name may or may not be there, and is right if it is.
+    pub(super) fn publish(mut self, digest: &Digest) -> io::Result<Arc<File>> {
+        let path = self.disk.layout.blob(digest);
+        self.disk.counted("sync", self.file.sync_data())?;
+        let renamed = make_parent(&path).and_then(|()| rename(&self.path, &path));
+        self.disk.counted("rename", renamed)?;
+        self.published = true;
+        self.disk.counted("sync", sync_parent(&path))?;
+        self.disk.metrics.set_degraded(false);
+        Ok(Arc::clone(&self.file))
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = self.disk.remove(&self.path);
+        }
+    }
+}
+
+/// How long a starting process waits for a draining one.
+const DRAINING_WAIT: Duration = Duration::from_secs(30);
+const DRAINING: &str = "draining";
+/// Operations whose failure means that the store takes nothing more in.
+const WRITES: &[&str] = &["create", "pwrite", "sync", "rename", "write", "append"];
+
+fn check_version(layout: &Layout) -> Result<(), OpenError> {
+    let dir = layout.dir().to_owned();
+    match fs::read_to_string(layout.version()) {
+        Ok(text) => {
+            let found = text.lines().next().unwrap_or_default().trim().to_owned();
+            match found.parse::<u32>() {
+                Ok(version) if version <= Layout::VERSION => Ok(()),
+                Ok(_) | Err(_) => Err(OpenError::TooNew { dir, found }),
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => begin_store(layout),
+        Err(source) => Err(OpenError::NotUsable { dir, source }),
+    }
+}
+
+fn begin_store(layout: &Layout) -> Result<(), OpenError> {
+    let dir = layout.dir().to_owned();
+    let empty = fs::read_dir(&dir).map(|entries| {
+        // A mount point of its own brings this folder along.
+        entries
+            .flatten()
+            .all(|entry| entry.file_name() == "lost+found")
+    });
+    match empty {
+        Ok(true) => {}
+        Ok(false) => return Err(OpenError::NotOurs { dir }),
+        Err(source) => return Err(OpenError::NotUsable { dir, source }),
+    }
+    fs::write(layout.version(), format!("{}\n", Layout::VERSION))
+        .map_err(|source| OpenError::NotUsable { dir, source })
+}
+
+fn take_lock(layout: &Layout) -> Result<File, OpenError> {
+    let not_usable = |source| OpenError::NotUsable {
+        dir: layout.dir().to_owned(),
+        source,
+    };
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(layout.lock());
+    let mut lock = opened.map_err(not_usable)?;
+    let mut waited = Duration::ZERO;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => {}
+            Err(error) => return Err(not_usable(error.into())),
+        }
+        let mut holder = String::new();
+        let _ = io::Seek::rewind(&mut lock);
+        let _ = lock.read_to_string(&mut holder);
+        let holder = holder.trim().to_owned();
+        if !holder.contains(DRAINING) || waited >= DRAINING_WAIT {
+            return Err(OpenError::InUse {
+                dir: layout.dir().to_owned(),
+                holder,
+            });
+        }
+        waited += LOCK_POLL;
+        std::thread::sleep(LOCK_POLL);
+    }
+    write_holder(&lock, "").map_err(not_usable)?;
+    Ok(lock)
+}
+
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// Says in the lock file who holds it, and in which state.
+fn write_holder(mut lock: &File, state: &str) -> io::Result<()> {
+    lock.set_len(0)?;
+    io::Seek::rewind(&mut lock)?;
+    writeln!(lock, "{} {state}", std::process::id())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+fn make_parent(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    if parent.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(parent)?;
+    sync_parent(parent)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

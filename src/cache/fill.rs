@@ -1,0 +1,295 @@
+//! A fill in progress as its readers see it: how far it is, its recent bytes, and how it ended.
+//!
+//! Nobody leads and nobody waits for anybody's socket. Whoever keeps up reads the ring of recent bytes; whoever falls
+//! behind reads the staging file; what is in neither does not exist. The last byte is not readable before the digest has
+//! been found right.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::layout::Repository;
+use super::metrics::Metrics;
+use crate::oci::{Digest, Digester};
+
+/// How a fill failed. Many wait for one fill, so its failure is cheap to share.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    /// Whoever brought the bytes could not; the cause is theirs.
+    #[error("the fill's source failed")]
+    Source(#[source] Arc<dyn Error + Send + Sync>),
+    /// All bytes came, and they are not those of the digest.
+    #[error("the bytes are those of {found}")]
+    Mismatch {
+        /// What came instead of what was asked for.
+        found: Box<Digest>,
+    },
+    /// The cache cannot keep the bytes: go on without it.
+    #[error("the cache cannot keep the bytes")]
+    NotKept(Handover),
+    /// Whoever brought the bytes gave up without a word.
+    #[error("the fill was abandoned")]
+    Abandoned,
+}
+
+/// Where a reader goes on by itself when the cache cannot keep a blob.
+#[derive(Clone)]
+pub struct Handover {
+    /// Bytes below this are in the staging file and can still be read there.
+    pub staged: u64,
+    /// The state of the digest after exactly `staged` bytes.
+    pub digester: Box<Digester>,
+}
+
+/// How far a fill is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// The total, once the source has said it: `Some(None)` when it said that it does not know.
+    pub(super) size: Option<Option<u64>>,
+    /// Bytes below this may be read: all that was received but the last, until the digest is found right.
+    pub(super) readable: u64,
+    /// Whether the cache has decided that it keeps the bytes.
+    pub(super) begun: bool,
+    /// The end, when there is one.
+    pub(super) end: Option<Result<u64, FillError>>,
+}
+
+/// One fill, shared by the filler and its followers.
+#[derive(Debug)]
+pub(super) struct Fill {
+    pub(super) digest: Digest,
+    /// The repository through which the bytes come.
+    pub(super) through: Repository,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) ring: Mutex<Ring>,
+    /// The staging file, once there is one.
+    pub(super) file: OnceLock<Arc<File>>,
+}
+
+/// The most recent bytes of a fill. Its chunks are contiguous, and everything before the first is in the file.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    chunks: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+    received: u64,
+    written: u64,
+}
+
+/// A reader of a fill in progress. It owns its place; nobody waits for it.
+#[derive(Debug)]
+pub struct Follower {
+    pub(super) fill: Arc<Fill>,
+    progress: watch::Receiver<Progress>,
+    metrics: Metrics,
+}
+
+/// Where the bytes at an offset are to be had.
+#[derive(Debug)]
+pub(super) enum At {
+    /// Here they are.
+    Memory(Bytes),
+    /// In the staging file; up to this many may be read.
+    File(Arc<File>, u64),
+    /// There are no more: this was the verified end.
+    End,
+}
+
+impl Fill {
+    pub(super) fn new(digest: Digest, through: Repository) -> Arc<Self> {
+        Arc::new(Self {
+            digest,
+            through,
+            progress: watch::Sender::new(Progress::default()),
+            ring: Mutex::new(Ring::default()),
+            file: OnceLock::new(),
+        })
+    }
+
+    /// Ends the fill, once; later calls change nothing.
+    pub(super) fn end(&self, end: Result<u64, FillError>) {
+        self.progress.send_if_modified(|progress| {
+            if progress.end.is_some() {
+                return false;
+            }
+            if let Ok(size) = end {
+                progress.readable = size;
+            }
+            progress.end = Some(end);
+            true
+        });
+    }
+}
+
+impl Ring {
+    /// Takes in what just arrived; gives the new total.
+    pub(super) fn push(&mut self, bytes: Bytes) -> u64 {
+        let at = self.received;
+        self.received += bytes.len() as u64;
+        self.bytes += bytes.len();
+        self.chunks.push_back((at, bytes));
+        self.trim();
+        self.received
+    }
+
+    /// Notes that everything below `written` is in the file.
+    pub(super) fn wrote(&mut self, written: u64) {
+        self.written = written;
+        self.trim();
+    }
+
+    /// The bytes from `offset` to the end of their chunk.
+    fn at(&self, offset: u64) -> Option<Bytes> {
+        let after = self.chunks.partition_point(|(at, _)| *at <= offset);
+        let (at, chunk) = self.chunks.get(after.checked_sub(1)?)?;
+        let skip = usize::try_from(offset - at).ok()?;
+        (skip < chunk.len()).then(|| chunk.slice(skip..))
+    }
+
+    fn trim(&mut self) {
+        while self.bytes > RING_BYTES_MAX {
+            let Some((at, chunk)) = self.chunks.front() else {
+                return;
+            };
+            if at + chunk.len() as u64 > self.written {
+                return;
+            }
+            self.bytes -= chunk.len();
+            self.chunks.pop_front();
+        }
+    }
+}
+
+impl Follower {
+    pub(super) fn new(fill: Arc<Fill>, metrics: Metrics) -> Self {
+        metrics.follower_came();
+        let progress = fill.progress.subscribe();
+        Self {
+            fill,
+            progress,
+            metrics,
+        }
+    }
+
+    /// Whether the bytes come through this repository, so that the fill itself is its proof.
+    pub fn is_through(&self, repository: &Repository) -> bool {
+        self.fill.through == *repository
+    }
+
+    /// Waits until the source has said how large the blob is and the cache whether it keeps it. `None` is a size that the
+    /// source does not know. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the fill failed before that. With [`FillError::NotKept`] the size is known: ask [`Follower::size`].
+    pub async fn head(&mut self) -> Result<Option<u64>, FillError> {
+        let known = |progress: &Progress| progress.begun || progress.end.is_some();
+        let Ok(progress) = self.progress.wait_for(known).await else {
+            return Err(FillError::Abandoned);
+        };
+        match &progress.end {
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(size)) => Ok(Some(*size)),
+            None => Ok(progress.size.flatten()),
+        }
+    }
+
+    /// The size as far as it is known now.
+    pub fn size(&self) -> Option<u64> {
+        let progress = self.progress.borrow();
+        match progress.end {
+            Some(Ok(size)) => Some(size),
+            Some(Err(_)) | None => progress.size.flatten(),
+        }
+    }
+
+    /// Waits for the verified end and gives the size. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the fill failed.
+    pub async fn verified(&mut self) -> Result<u64, FillError> {
+        match self
+            .progress
+            .wait_for(|progress| progress.end.is_some())
+            .await
+            .as_deref()
+        {
+            Ok(Progress { end: Some(end), .. }) => end.clone(),
+            Ok(_) | Err(_) => Err(FillError::Abandoned),
+        }
+    }
+
+    /// Waits until there is something to read at `offset`. Cancel-safe.
+    pub(super) async fn at(&mut self, offset: u64) -> Result<At, FillError> {
+        let settled = |progress: &Progress| progress.readable > offset || progress.end.is_some();
+        let (readable, end) = match self.progress.wait_for(settled).await.as_deref() {
+            Ok(progress) => (progress.readable, progress.end.clone()),
+            Err(_) => return Err(FillError::Abandoned),
+        };
+        match end {
+            Some(Ok(size)) if offset >= size => return Ok(At::End),
+            Some(Err(FillError::NotKept(handover))) => {
+                // Only what is staged is sure to stay readable; the rest comes from upstream, hashed anew.
+                return match self.fill.file.get().filter(|_| offset < handover.staged) {
+                    Some(file) => Ok(At::File(Arc::clone(file), handover.staged - offset)),
+                    None => Err(FillError::NotKept(handover)),
+                };
+            }
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) | None => {}
+        }
+        let left = readable - offset;
+        if let Some(mut bytes) = self.fill.ring.lock().at(offset) {
+            bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            return Ok(At::Memory(bytes));
+        }
+        match self.fill.file.get() {
+            Some(file) => Ok(At::File(Arc::clone(file), left)),
+            None => Err(FillError::Abandoned),
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.metrics.follower_left();
+    }
+}
+
+impl std::fmt::Debug for Handover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handover")
+            .field("staged", &self.staged)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whoever is less than this behind the fill's front reads memory.
+const RING_BYTES_MAX: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_keeps_what_is_not_written() {
+        let mut ring = Ring::default();
+        let chunk = Bytes::from(vec![7; RING_BYTES_MAX]);
+        ring.push(chunk.clone());
+        ring.push(chunk.clone());
+        assert!(ring.at(0).is_some(), "nothing is written yet");
+        ring.wrote(RING_BYTES_MAX as u64);
+        assert!(ring.at(0).is_none(), "the file has it");
+        assert_eq!(
+            ring.at(RING_BYTES_MAX as u64).unwrap().len(),
+            RING_BYTES_MAX
+        );
+        assert_eq!(ring.at(2 * RING_BYTES_MAX as u64 - 1).unwrap().len(), 1);
+        assert!(ring.at(2 * RING_BYTES_MAX as u64).is_none());
+    }
+}

@@ -1,0 +1,573 @@
+//! What is here, what is coming, and what must go. One lock decides.
+//!
+//! The index is made from the directory, which is the truth: a file that is gone is a miss, a file that was not known is
+//! adopted. Until the start-up scan has ended, a digest that it has not reached is looked for on disk, and nothing is
+//! evicted.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tracing::{debug, warn};
+
+use super::capacity::{Ledger, Space};
+use super::clock;
+use super::disk::{Disk, Found, StagedFile};
+use super::fill::Fill;
+use super::lru::Lru;
+use super::metrics::Metrics;
+use crate::oci::Digest;
+
+/// The index of the store.
+#[derive(Debug)]
+pub(super) struct Index {
+    state: Mutex<State>,
+    /// Told whenever a digest leaves `State::unlinking`.
+    unlinked: Condvar,
+    /// Closed for good when the directory is handed to a successor; held while something is published.
+    publishing: parking_lot::RwLock<bool>,
+    disk: Arc<Disk>,
+    metrics: Metrics,
+    started_at: u64,
+}
+
+/// An open published file. While one is held the blob is being read, and is not evicted.
+#[derive(Debug)]
+pub(super) struct BlobFile {
+    pub(super) digest: Digest,
+    pub(super) file: File,
+    pub(super) size: u64,
+    /// Set when the name is gone but the bytes still count.
+    removed: AtomicBool,
+    index: Weak<Index>,
+}
+
+/// Bytes set aside; dropped, they are given back.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    index: Arc<Index>,
+    bytes: u64,
+    written: u64,
+}
+
+/// There is no room, and no eviction could make it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+/// What became of asking for a digest.
+#[derive(Debug)]
+pub(super) enum Joined {
+    Present,
+    Following(Arc<Fill>),
+    /// The caller must bring it.
+    First(Arc<Fill>),
+}
+
+/// The smallest consistent whole: `order` holds exactly the present entries, each under its own recency, and
+/// `ledger.used` is the sum of their sizes, of metadata, and of what is removed but still read.
+#[derive(Debug)]
+struct State {
+    entries: HashMap<Digest, Entry>,
+    order: BTreeMap<u64, Digest>,
+    recency: u64,
+    ledger: Ledger,
+    /// Evicted digests whose name is about to be removed; nothing is published under one.
+    unlinking: HashSet<Digest>,
+    /// Recently read files, open; bounded, since descriptors are.
+    open: Lru<Digest, Arc<BlobFile>>,
+    /// Last uses that the disk does not know of yet.
+    uses: Vec<(Digest, u64)>,
+    scanned: bool,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Filling(Arc<Fill>),
+    Present(Present),
+}
+
+#[derive(Debug)]
+struct Present {
+    size: u64,
+    recency: u64,
+    /// The last use that the disk knows of, as seconds since the epoch.
+    saved_at: u64,
+    file: Weak<BlobFile>,
+}
+
+impl Index {
+    pub(super) fn new(disk: Arc<Disk>, ledger: Ledger, metrics: Metrics) -> Arc<Self> {
+        let started_at = clock::unix_now();
+        let state = State {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            recency: recency_of(started_at + 1),
+            ledger,
+            unlinking: HashSet::new(),
+            open: Lru::new(OPEN_FILES_MAX),
+            uses: Vec::new(),
+            scanned: false,
+        };
+        let index = Self {
+            state: Mutex::new(state),
+            unlinked: Condvar::new(),
+            publishing: parking_lot::RwLock::new(false),
+            disk,
+            metrics,
+            started_at,
+        };
+        index.report(&index.state.lock());
+        Arc::new(index)
+    }
+
+    /// Whether the start-up scan has ended.
+    pub(super) fn is_scanned(&self) -> bool {
+        self.state.lock().scanned
+    }
+
+    /// Whether the digest is present or filling, as far as the index knows.
+    pub(super) fn knows(&self, digest: &Digest) -> bool {
+        self.state.lock().entries.contains_key(digest)
+    }
+
+    /// The size of a published blob. No use of it is counted.
+    pub(super) fn size_of(&self, digest: &Digest) -> Option<u64> {
+        match self.state.lock().entries.get(digest) {
+            Some(Entry::Present(present)) => Some(present.size),
+            Some(Entry::Filling(_)) | None => None,
+        }
+    }
+
+    /// Present, followed, or the caller's to bring; decided at once.
+    pub(super) fn join(&self, digest: &Digest, begin: impl FnOnce() -> Arc<Fill>) -> Joined {
+        let mut state = self.state.lock();
+        match state.entries.get(digest) {
+            Some(Entry::Present(_)) => {
+                state.touch(digest);
+                Joined::Present
+            }
+            Some(Entry::Filling(fill)) => Joined::Following(Arc::clone(fill)),
+            None => {
+                let fill = begin();
+                state
+                    .entries
+                    .insert(*digest, Entry::Filling(Arc::clone(&fill)));
+                Joined::First(fill)
+            }
+        }
+    }
+
+    /// Counts a use of a published blob.
+    pub(super) fn touch(&self, digest: &Digest) {
+        self.state.lock().touch(digest);
+    }
+
+    /// The open file of a published blob, when there is one.
+    pub(super) fn open_already(&self, digest: &Digest) -> Option<Arc<BlobFile>> {
+        let mut state = self.state.lock();
+        if let Some(file) = state.open.touch(digest) {
+            return Some(Arc::clone(file));
+        }
+        match state.entries.get(digest) {
+            Some(Entry::Present(present)) => present.file.upgrade(),
+            Some(Entry::Filling(_)) | None => None,
+        }
+    }
+
+    /// Opens a published blob. May block. `None` when it is not here any more, or not what was published: then it is
+    /// forgotten, and set aside if there is something to set aside.
+    pub(super) fn open(self: &Arc<Self>, digest: &Digest) -> Option<Arc<BlobFile>> {
+        if let Some(file) = self.open_already(digest) {
+            return Some(file);
+        }
+        let opened = self.disk.open_blob(digest);
+        let size = self.size_of(digest)?;
+        match opened {
+            Ok(Some((file, found))) if found == size => self.keep_open(*digest, file, size),
+            Ok(Some(_)) => {
+                self.quarantine(digest);
+                None
+            }
+            Ok(None) => {
+                debug!(%digest, "published file is gone");
+                self.forget_present(digest);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Sets a published file aside: its bytes are not those that were published.
+    pub(super) fn quarantine(&self, digest: &Digest) {
+        warn!(%digest, "published file is not what was published, set aside");
+        self.metrics.quarantined();
+        self.remove(digest, |disk| disk.quarantine(digest));
+    }
+
+    /// Adopts a file that the scan, or a look-up before it, found on disk.
+    pub(super) fn found(&self, found: &Found) {
+        let mut state = self.state.lock();
+        if state.entries.contains_key(&found.digest) {
+            return;
+        }
+        // A last use in the future, from a clock that was set back, is as good as the start.
+        let mut recency = recency_of(found.used_at.min(self.started_at));
+        while state.order.contains_key(&recency) {
+            recency += 1;
+        }
+        state.add(
+            found.digest,
+            found.size,
+            recency,
+            found.used_at.min(self.started_at),
+        );
+    }
+
+    /// From here on the index knows everything, and the budget holds.
+    pub(super) fn scan_ended(&self) {
+        let mut state = self.state.lock();
+        state.scanned = true;
+        self.report(&state);
+        drop(state);
+        // What a smaller budget than last time has no room for goes now.
+        let _ = self.make_room(0, |_| ());
+    }
+
+    /// Sets bytes aside, evicting what must go. May block.
+    ///
+    /// # Errors
+    ///
+    /// When no eviction could make the room, or the directory is a successor's.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
+        if *self.publishing.read() {
+            return Err(NoRoom);
+        }
+        self.make_room(bytes, |state| state.ledger.reserve(bytes))?;
+        Ok(Reservation {
+            index: Arc::clone(self),
+            bytes,
+            written: 0,
+        })
+    }
+
+    /// Counts bytes of metadata in or out.
+    pub(super) fn charge(&self, more: u64, less: u64) {
+        let mut state = self.state.lock();
+        state.ledger.used = (state.ledger.used + more).saturating_sub(less);
+        self.report(&state);
+    }
+
+    /// Makes a verified file official, and the digest present. May block. An error loses the copy and nothing else.
+    pub(super) fn publish(
+        &self,
+        fill: &Arc<Fill>,
+        staged: StagedFile,
+        reservation: Reservation,
+        size: u64,
+    ) -> std::io::Result<()> {
+        let closed = self.publishing.read();
+        if *closed {
+            return Err(std::io::Error::other("the cache directory was handed over"));
+        }
+        let digest = fill.digest;
+        {
+            let mut state = self.state.lock();
+            while state.unlinking.contains(&digest) {
+                self.unlinked.wait(&mut state);
+            }
+        }
+        staged.publish(&digest)?;
+        let mut state = self.state.lock();
+        reservation.spend(&mut state.ledger);
+        let recency = state.next_recency();
+        // Whatever stood there was this fill, or nothing.
+        state.entries.remove(&digest);
+        state.add(digest, size, recency, clock::unix_now());
+        self.report(&state);
+        Ok(())
+    }
+
+    /// Forgets a fill that did not end in a published blob.
+    pub(super) fn forget_fill(&self, fill: &Arc<Fill>) {
+        let mut state = self.state.lock();
+        if let Some(Entry::Filling(current)) = state.entries.get(&fill.digest)
+            && Arc::ptr_eq(current, fill)
+        {
+            state.entries.remove(&fill.digest);
+        }
+        self.report(&state);
+    }
+
+    /// Writes down the last uses that the disk does not know of. May block.
+    pub(super) fn save_uses(&self) {
+        let uses = std::mem::take(&mut self.state.lock().uses);
+        let closed = self.publishing.read();
+        if *closed {
+            return;
+        }
+        for (digest, used_at) in uses {
+            // Gone since: then nobody needs to know.
+            let _ = self.disk.write_last_use(&digest, used_at);
+        }
+    }
+
+    /// Stops writing for good: from here on the directory is a successor's. Waits for what is being published.
+    pub(super) fn close(&self) {
+        *self.publishing.write() = true;
+    }
+
+    /// Whether the directory is a successor's.
+    pub(super) fn is_closed(&self) -> bool {
+        *self.publishing.read()
+    }
+
+    fn keep_open(self: &Arc<Self>, digest: Digest, file: File, size: u64) -> Option<Arc<BlobFile>> {
+        let removed = AtomicBool::new(false);
+        let file = Arc::new(BlobFile {
+            digest,
+            file,
+            size,
+            removed,
+            index: Arc::downgrade(self),
+        });
+        let mut state = self.state.lock();
+        let Some(Entry::Present(present)) = state.entries.get_mut(&digest) else {
+            drop(state);
+            return None;
+        };
+        if let Some(other) = present.file.upgrade() {
+            drop(state);
+            return Some(other);
+        }
+        present.file = Arc::downgrade(&file);
+        let squeezed_out = state.open.insert(digest, Arc::clone(&file));
+        // The last handle of a file takes the lock when it goes.
+        drop(state);
+        drop(squeezed_out);
+        Some(file)
+    }
+
+    fn forget_present(&self, digest: &Digest) {
+        self.remove(digest, |_| Ok(()));
+    }
+
+    /// Takes a present digest out of the index and its name off the disk.
+    fn remove(&self, digest: &Digest, unlink: impl FnOnce(&Disk) -> std::io::Result<()>) {
+        let mut state = self.state.lock();
+        let Some(victim) = state.take_out(digest) else {
+            return;
+        };
+        state.unlinking.insert(*digest);
+        self.report(&state);
+        drop(state);
+        drop(victim);
+        let _ = unlink(&self.disk);
+        self.unlinking_done(&[*digest]);
+    }
+
+    /// Evicts until `bytes` more fit, and lets `admit` take them under the same lock.
+    fn make_room(&self, bytes: u64, admit: impl FnOnce(&mut State)) -> Result<(), NoRoom> {
+        let (free, total) = self.disk.space().map_err(|_| NoRoom)?;
+        let space = Space { free, total };
+        let mut state = self.state.lock();
+        if !state.scanned {
+            // What is used is not known yet: only what is free for certain is given out, and nothing is evicted.
+            if state.ledger.short_of_space(bytes, space) > 0 || bytes > state.ledger.limit() {
+                return Err(NoRoom);
+            }
+            admit(&mut state);
+            self.report(&state);
+            return Ok(());
+        }
+        let shortfall = state.ledger.shortfall(bytes, space).ok_or(NoRoom)?;
+        let mut victims = Vec::new();
+        let mut evicted = 0;
+        if shortfall.wanted > 0 {
+            let choice = state.least_recently_used_unread(shortfall.wanted);
+            if choice.iter().map(|(_, size)| size).sum::<u64>() < shortfall.required {
+                return Err(NoRoom);
+            }
+            for (digest, size) in choice {
+                evicted += size;
+                self.metrics.evicted(size);
+                state.unlinking.insert(digest);
+                victims.push((digest, state.take_out(&digest)));
+            }
+        }
+        admit(&mut state);
+        self.report(&state);
+        drop(state);
+        if victims.is_empty() {
+            return Ok(());
+        }
+        debug!(blobs = victims.len(), bytes = evicted, "evicted");
+        let digests: Vec<Digest> = victims.into_iter().map(|(digest, _)| digest).collect();
+        for digest in &digests {
+            let _ = self.disk.remove_blob(digest);
+        }
+        self.unlinking_done(&digests);
+        Ok(())
+    }
+
+    fn unlinking_done(&self, digests: &[Digest]) {
+        let mut state = self.state.lock();
+        for digest in digests {
+            state.unlinking.remove(digest);
+        }
+        drop(state);
+        self.unlinked.notify_all();
+    }
+
+    fn report(&self, state: &MutexGuard<'_, State>) {
+        let ledger = &state.ledger;
+        self.metrics.ledger(
+            ledger.used,
+            ledger.reserved,
+            ledger.limit(),
+            state.order.len(),
+        );
+    }
+}
+
+impl State {
+    fn next_recency(&mut self) -> u64 {
+        self.recency += 1;
+        self.recency
+    }
+
+    fn add(&mut self, digest: Digest, size: u64, recency: u64, saved_at: u64) {
+        self.order.insert(recency, digest);
+        self.ledger.used += size;
+        let present = Present {
+            size,
+            recency,
+            saved_at,
+            file: Weak::new(),
+        };
+        self.entries.insert(digest, Entry::Present(present));
+    }
+
+    fn touch(&mut self, digest: &Digest) {
+        let recency = self.next_recency();
+        let Some(Entry::Present(present)) = self.entries.get_mut(digest) else {
+            return;
+        };
+        self.order.remove(&present.recency);
+        present.recency = recency;
+        self.order.insert(recency, *digest);
+        let now = clock::unix_now();
+        if now.saturating_sub(present.saved_at) >= SAVED_USE_AGE_MAX_SECS
+            && self.uses.len() < USES_MAX
+        {
+            present.saved_at = now;
+            self.uses.push((*digest, now));
+        }
+    }
+
+    /// Takes a present digest out. Its bytes stop counting, unless it is being read: then when its last reader is done.
+    /// The file is given back because its last handle must not be dropped under the lock.
+    fn take_out(&mut self, digest: &Digest) -> Option<Option<Arc<BlobFile>>> {
+        if !matches!(self.entries.get(digest), Some(Entry::Present(_))) {
+            return None;
+        }
+        let Some(Entry::Present(present)) = self.entries.remove(digest) else {
+            return None;
+        };
+        self.order.remove(&present.recency);
+        let kept = self.open.remove(digest);
+        let is_read = present.file.strong_count() > usize::from(kept.is_some());
+        let held = kept.or_else(|| present.file.upgrade());
+        match held.as_ref().filter(|_| is_read) {
+            Some(file) => file.removed.store(true, Ordering::Release),
+            None => self.ledger.used = self.ledger.used.saturating_sub(present.size),
+        }
+        Some(held)
+    }
+
+    /// What to evict for `wanted` bytes, least recently used first, passing over what is being read.
+    fn least_recently_used_unread(&self, wanted: u64) -> Vec<(Digest, u64)> {
+        let mut chosen = Vec::new();
+        let mut bytes = 0;
+        for digest in self.order.values() {
+            if bytes >= wanted {
+                break;
+            }
+            let Some(Entry::Present(present)) = self.entries.get(digest) else {
+                continue;
+            };
+            let kept_open = usize::from(self.open.peek(digest).is_some());
+            if present.file.strong_count() > kept_open {
+                continue;
+            }
+            bytes += present.size;
+            chosen.push((*digest, present.size));
+        }
+        chosen
+    }
+}
+
+impl Reservation {
+    /// Sets more bytes aside. May block.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
+        let mut more = self.index.reserve(bytes)?;
+        self.bytes += std::mem::take(&mut more.bytes);
+        Ok(())
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Notes that the file system knows of `bytes` more of it.
+    pub(super) fn wrote(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes - self.written);
+        self.written += bytes;
+        let mut state = self.index.state.lock();
+        state.ledger.unwritten = state.ledger.unwritten.saturating_sub(bytes);
+    }
+
+    /// Gives it back, under the lock under which the bytes become used.
+    fn spend(mut self, ledger: &mut Ledger) {
+        ledger.release(self.bytes, self.written);
+        self.bytes = 0;
+        self.written = 0;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        let mut state = self.index.state.lock();
+        state.ledger.release(self.bytes, self.written);
+        self.index.report(&state);
+    }
+}
+
+impl Drop for BlobFile {
+    fn drop(&mut self) {
+        if !self.removed.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(index) = self.index.upgrade() {
+            let mut state = index.state.lock();
+            state.ledger.used = state.ledger.used.saturating_sub(self.size);
+            index.report(&state);
+        }
+    }
+}
+
+/// Open files kept for the next reader.
+const OPEN_FILES_MAX: usize = 512;
+/// A last use is written to disk when the one there is older than this.
+const SAVED_USE_AGE_MAX_SECS: u64 = 3600;
+/// Last uses waiting to be written; further ones are lost until the next use.
+const USES_MAX: usize = 65_536;
+
+/// The recency of a use at this second; within a second there is room for a million blobs.
+fn recency_of(unix_seconds: u64) -> u64 {
+    unix_seconds << 20
+}

@@ -1,0 +1,161 @@
+//! Where everything lies; the only place that joins paths.
+//!
+//! ```text
+//! <cache-dir>/
+//!   VERSION                                        layout version, and the size chosen at the first start
+//!   LOCK                                           one writer
+//!   blobs/<algorithm>/ab/abcdef…                   published content, manifests included
+//!   staging/…                                      never served, removed at start
+//!   upstreams/<namespace>/<repository>/_granted    digests this repository was proven to hold
+//!   upstreams/<namespace>/<repository>/_tags/<tag> the last stored digest of a tag
+//! ```
+//!
+//! A repository's components never begin with `_`, so its own files cannot be mistaken for a deeper repository.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::oci::{Algorithm, Digest, Namespace, RepositoryName, Tag};
+
+/// A repository of one upstream: what grants and tags belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Repository {
+    /// The upstream, by the name that clients use.
+    pub namespace: Namespace,
+    /// The repository there.
+    pub name: RepositoryName,
+}
+
+/// The paths below one cache directory.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    dir: PathBuf,
+}
+
+impl Layout {
+    /// The layout that this program writes; a higher number on disk is refused.
+    pub(super) const VERSION: u32 = 1;
+
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn version(&self) -> PathBuf {
+        self.dir.join("VERSION")
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.dir.join("LOCK")
+    }
+
+    pub(super) fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.dir.join("blobs").join(algorithm.as_str())
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let shard = hex.get(..2).unwrap_or_default();
+        self.blobs(digest.algorithm()).join(shard).join(&hex)
+    }
+
+    pub(super) fn staging(&self) -> PathBuf {
+        self.dir.join("staging")
+    }
+
+    /// A staging file; the process is in the name, so that a draining process and its successor never share one.
+    pub(super) fn staged(&self, process: u32, number: u64) -> PathBuf {
+        self.staging().join(format!("{process}-{number}"))
+    }
+
+    pub(super) fn upstreams(&self) -> PathBuf {
+        self.dir.join("upstreams")
+    }
+
+    pub(super) fn repository(&self, repository: &Repository) -> PathBuf {
+        self.upstreams()
+            .join(repository.namespace.as_str())
+            .join(repository.name.as_str())
+    }
+
+    pub(super) fn granted(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(GRANTED)
+    }
+
+    pub(super) fn tags(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(TAGS)
+    }
+
+    pub(super) fn tag(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.tags(repository).join(tag.as_str())
+    }
+
+    /// The repository whose directory this is; the inverse of [`Layout::repository`].
+    pub(super) fn repository_at(&self, dir: &Path) -> Option<Repository> {
+        let below = dir.strip_prefix(self.upstreams()).ok()?;
+        let mut parts = below.iter();
+        let namespace = Namespace::parse(parts.next()?.to_str()?).ok()?;
+        let name = RepositoryName::parse(parts.as_path().to_str()?).ok()?;
+        Some(Repository { namespace, name })
+    }
+
+    /// The digest that a file of this name holds; the inverse of [`Layout::blob`].
+    pub(super) fn digest_of(algorithm: Algorithm, file_name: &OsStr) -> Option<Digest> {
+        let hex = file_name.to_str()?;
+        Digest::parse(&format!("{}:{hex}", algorithm.as_str())).ok()
+    }
+
+    /// Whether a directory below a repository's is its own and not a deeper repository.
+    pub(super) fn is_own(file_name: &OsStr) -> bool {
+        file_name == GRANTED || file_name == TAGS
+    }
+}
+
+const GRANTED: &str = "_granted";
+const TAGS: &str = "_tags";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_found_again_by_its_file_name() {
+        let layout = Layout::new(PathBuf::from("/cache"));
+        for algorithm in Algorithm::ALL {
+            let digest = Digest::of(algorithm, b"layer");
+            let path = layout.blob(&digest);
+            assert_eq!(
+                Layout::digest_of(algorithm, path.file_name().unwrap()),
+                Some(digest)
+            );
+        }
+        assert_eq!(
+            Layout::digest_of(Algorithm::Sha256, OsStr::new("abc")),
+            None
+        );
+    }
+
+    #[test]
+    fn a_repository_is_found_again_by_its_directory() {
+        let layout = Layout::new(PathBuf::from("/cache"));
+        for (namespace, name) in [("docker.io", "library/debian"), ("localhost:5000", "a/b/c")] {
+            let repository = Repository {
+                namespace: Namespace::parse(namespace).unwrap(),
+                name: RepositoryName::parse(name).unwrap(),
+            };
+            let dir = layout.repository(&repository);
+            assert_eq!(layout.repository_at(&dir), Some(repository));
+        }
+        assert_eq!(
+            layout.repository_at(Path::new("/cache/upstreams/docker.io")),
+            None
+        );
+        assert_eq!(
+            layout.repository_at(Path::new("/cache/upstreams/docker.io/a/_tags")),
+            None
+        );
+    }
+}

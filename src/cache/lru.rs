@@ -1,0 +1,97 @@
+//! A map of bounded size that forgets exactly the least recently used key.
+//!
+//! For what a cache that drops late or refuses newcomers cannot hold: open files, whose descriptors count, and states
+//! that must be found again while they are in use.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+
+/// A bounded map in the order of last use. `turn` and `order` agree: each key stands in `order` under its own turn.
+#[derive(Debug)]
+pub struct Lru<K, V> {
+    entries: HashMap<K, (u64, V)>,
+    order: BTreeMap<u64, K>,
+    turn: u64,
+    max: usize,
+}
+
+impl<K: Clone + Eq + Hash, V> Lru<K, V> {
+    /// An empty map for at most `max` keys, at least one.
+    pub fn new(max: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            turn: 0,
+            max: max.max(1),
+        }
+    }
+
+    /// The value under `key`, which becomes the most recently used.
+    pub fn touch(&mut self, key: &K) -> Option<&mut V> {
+        let (turn, value) = self.entries.get_mut(key)?;
+        self.order.remove(turn);
+        self.turn += 1;
+        *turn = self.turn;
+        self.order.insert(self.turn, key.clone());
+        Some(value)
+    }
+
+    /// The value under `key`, its place in the order unchanged.
+    pub fn peek(&self, key: &K) -> Option<&V> {
+        self.entries.get(key).map(|(_, value)| value)
+    }
+
+    /// Puts `value` under `key` as the most recently used, and gives back what no longer has room: the value that stood
+    /// there, or the least recently used.
+    pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
+        self.turn += 1;
+        let former = self.entries.insert(key.clone(), (self.turn, value));
+        self.order.insert(self.turn, key.clone());
+        if let Some((turn, value)) = former {
+            self.order.remove(&turn);
+            return Some((key, value));
+        }
+        if self.entries.len() <= self.max {
+            return None;
+        }
+        let (_, oldest) = self.order.pop_first()?;
+        self.entries
+            .remove_entry(&oldest)
+            .map(|(key, (_, value))| (key, value))
+    }
+
+    /// Forgets `key`.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let (turn, value) = self.entries.remove(key)?;
+        self.order.remove(&turn);
+        Some(value)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut lru = Lru::new(2);
+        assert_eq!(lru.insert("a", 1), None);
+        assert_eq!(lru.insert("b", 2), None);
+        assert_eq!(lru.touch(&"a"), Some(&mut 1));
+        assert_eq!(lru.insert("c", 3), Some(("b", 2)));
+        assert_eq!(lru.peek(&"b"), None);
+        assert_eq!(lru.insert("c", 4), Some(("c", 3)));
+        assert_eq!(lru.remove(&"a"), Some(1));
+        assert_eq!(lru.len(), 1);
+    }
+}

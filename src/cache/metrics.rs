@@ -1,0 +1,168 @@
+//! What the cache counts.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// The cache's metrics; clones count into the same series.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    bytes: IntGaugeVec,
+    blobs: IntGauge,
+    fills: IntGauge,
+    fills_ended: IntCounterVec,
+    followers: IntGauge,
+    evictions: IntCounter,
+    evicted_bytes: IntCounter,
+    quarantined: IntCounter,
+    disk_errors: IntCounterVec,
+    degraded: IntGauge,
+}
+
+/// How a fill ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FillLabel {
+    Published,
+    Unpublished,
+    Mismatch,
+    NoRoom,
+    Disk,
+    Failed,
+    Abandoned,
+}
+
+impl Metrics {
+    /// Makes the series and registers them.
+    ///
+    /// # Errors
+    ///
+    /// When one of the names is already taken in `registry`.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            bytes: IntGaugeVec::new(
+                Opts::new("layerhold_cache_bytes", "Bytes of the store, by state"),
+                &["state"],
+            )?,
+            blobs: IntGauge::new(
+                "layerhold_cache_blobs",
+                "Published blobs, manifests included",
+            )?,
+            fills: IntGauge::new("layerhold_fills", "Fills in progress")?,
+            fills_ended: IntCounterVec::new(
+                Opts::new("layerhold_fills_total", "Fills that ended, by how"),
+                &["end"],
+            )?,
+            followers: IntGauge::new("layerhold_followers", "Readers of fills in progress")?,
+            evictions: IntCounter::new("layerhold_evictions_total", "Blobs evicted for room")?,
+            evicted_bytes: IntCounter::new(
+                "layerhold_evicted_bytes_total",
+                "Bytes evicted for room",
+            )?,
+            quarantined: IntCounter::new(
+                "layerhold_quarantined_total",
+                "Published files set aside because they were not what was published",
+            )?,
+            disk_errors: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_disk_errors_total",
+                    "Failed operations on the cache directory",
+                ),
+                &["operation"],
+            )?,
+            degraded: IntGauge::new(
+                "layerhold_degraded",
+                "1 while the last write to the cache directory failed",
+            )?,
+        };
+        registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.blobs.clone()))?;
+        registry.register(Box::new(metrics.fills.clone()))?;
+        registry.register(Box::new(metrics.fills_ended.clone()))?;
+        registry.register(Box::new(metrics.followers.clone()))?;
+        registry.register(Box::new(metrics.evictions.clone()))?;
+        registry.register(Box::new(metrics.evicted_bytes.clone()))?;
+        registry.register(Box::new(metrics.quarantined.clone()))?;
+        registry.register(Box::new(metrics.disk_errors.clone()))?;
+        registry.register(Box::new(metrics.degraded.clone()))?;
+        for label in FillLabel::ALL {
+            metrics.fills_ended.with_label_values(&[label.as_str()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Publishes the ledger's figures.
+    pub(super) fn ledger(&self, used: u64, reserved: u64, limit: u64, blobs: usize) {
+        self.bytes.with_label_values(&["used"]).set(signed(used));
+        self.bytes
+            .with_label_values(&["reserved"])
+            .set(signed(reserved));
+        self.bytes.with_label_values(&["limit"]).set(signed(limit));
+        self.blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn fill_began(&self) {
+        self.fills.inc();
+    }
+
+    pub(super) fn fill_ended(&self, how: FillLabel) {
+        self.fills.dec();
+        self.fills_ended.with_label_values(&[how.as_str()]).inc();
+    }
+
+    pub(super) fn follower_came(&self) {
+        self.followers.inc();
+    }
+
+    pub(super) fn follower_left(&self) {
+        self.followers.dec();
+    }
+
+    pub(super) fn evicted(&self, bytes: u64) {
+        self.evictions.inc();
+        self.evicted_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn quarantined(&self) {
+        self.quarantined.inc();
+    }
+
+    pub(super) fn disk_failed(&self, operation: &'static str) {
+        self.disk_errors.with_label_values(&[operation]).inc();
+    }
+
+    /// Says whether the last write to the cache directory failed.
+    pub(super) fn set_degraded(&self, degraded: bool) {
+        self.degraded.set(i64::from(degraded));
+    }
+
+    /// Whether the last write to the cache directory failed.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.degraded.get() != 0
+    }
+}
+
+impl FillLabel {
+    const ALL: [Self; 7] = [
+        Self::Published,
+        Self::Unpublished,
+        Self::Mismatch,
+        Self::NoRoom,
+        Self::Disk,
+        Self::Failed,
+        Self::Abandoned,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Unpublished => "unpublished",
+            Self::Mismatch => "mismatch",
+            Self::NoRoom => "no_room",
+            Self::Disk => "disk",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,215 @@
+//! Reading content at an offset: a published blob, or a fill in progress. Hit, join and miss differ only in how long the
+//! next byte takes.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::fill::{At, FillError, Follower};
+use super::index::{BlobFile, Index};
+
+/// A published blob, open. While it is held the blob is not evicted.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    file: Arc<BlobFile>,
+    index: Arc<Index>,
+    buffers: Buffers,
+}
+
+/// Content that can be read at any offset.
+#[derive(Debug)]
+pub enum Content {
+    /// Published.
+    Blob(Blob),
+    /// Arriving.
+    Follower(Follower, Buffers),
+}
+
+/// Why content could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The fill ended before the reader did.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    /// The file has fewer bytes than were published.
+    #[error("the file ends before the blob does")]
+    Truncated,
+    /// The disk refused.
+    #[error("the cache could not be read")]
+    Io(#[from] io::Error),
+}
+
+/// Buffers of [`READ_BYTES`] for file reads, used again and again; shared by all readers, bounded.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers {
+    idle: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// A buffer on loan, cut to what was read.
+struct Lent {
+    buffer: Vec<u8>,
+    len: usize,
+    home: Buffers,
+}
+
+impl Blob {
+    pub(super) fn new(file: Arc<BlobFile>, index: Arc<Index>, buffers: Buffers) -> Self {
+        Self {
+            file,
+            index,
+            buffers,
+        }
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.file.size
+    }
+
+    /// Reads at `offset`, at most `max` bytes and at least one. Cancel-safe.
+    async fn read_at(&self, offset: u64, max: u64) -> Result<Bytes, ReadError> {
+        let file = Arc::clone(&self.file);
+        let read = read_file(&self.buffers, file, |it| &it.file, offset, max).await?;
+        if read.is_empty() {
+            let index = Arc::clone(&self.index);
+            let digest = self.file.digest;
+            let _ = tokio::task::spawn_blocking(move || index.quarantine(&digest)).await;
+            return Err(ReadError::Truncated);
+        }
+        Ok(read)
+    }
+}
+
+impl Content {
+    /// The size, when it is known.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Blob(blob) => Some(blob.size()),
+            Self::Follower(follower, _) => follower.size(),
+        }
+    }
+
+    /// Reads at `offset`, at most `max` bytes; `None` is the verified end. Waits for bytes that are still to come.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the fill failed or the disk did. A reader that gets [`FillError::NotKept`] has read everything below
+    /// `staged` that it asked for, and goes on from there by itself.
+    pub async fn read_at(&mut self, offset: u64, max: u64) -> Result<Option<Bytes>, ReadError> {
+        match self {
+            Self::Blob(blob) if offset >= blob.size() => Ok(None),
+            Self::Blob(blob) => blob
+                .read_at(offset, max.min(blob.size() - offset))
+                .await
+                .map(Some),
+            Self::Follower(follower, buffers) => match follower.at(offset).await? {
+                At::End => Ok(None),
+                At::Memory(mut bytes) => {
+                    bytes.truncate(usize::try_from(max).unwrap_or(usize::MAX));
+                    Ok(Some(bytes))
+                }
+                At::File(file, readable) => {
+                    let read = read_file(buffers, file, |it| it, offset, max.min(readable)).await?;
+                    if read.is_empty() {
+                        Err(ReadError::Truncated)
+                    } else {
+                        Ok(Some(read))
+                    }
+                }
+            },
+        }
+    }
+
+    /// Reads everything, when it is at most `max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Content::read_at`]; too many bytes are [`ErrorKind::FileTooLarge`].
+    pub async fn read_all(&mut self, max: u64) -> Result<Bytes, ReadError> {
+        let mut whole = Vec::new();
+        while let Some(bytes) = self.read_at(whole.len() as u64, READ_BYTES as u64).await? {
+            if (whole.len() + bytes.len()) as u64 > max {
+                return Err(ReadError::Io(ErrorKind::FileTooLarge.into()));
+            }
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole.into())
+    }
+}
+
+impl Buffers {
+    fn lend(&self) -> Vec<u8> {
+        self.idle
+            .lock()
+            .pop()
+            .unwrap_or_else(|| vec![0; READ_BYTES])
+    }
+
+    fn wrap(&self, buffer: Vec<u8>, len: usize) -> Bytes {
+        Bytes::from_owner(Lent {
+            buffer,
+            len,
+            home: self.clone(),
+        })
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut idle = self.home.idle.lock();
+        if idle.len() < IDLE_BUFFERS_MAX {
+            idle.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// Bytes of one file read. Two of these wait in a connection at most, which bounds the memory of a slow client.
+pub const READ_BYTES: usize = 128 << 10;
+const IDLE_BUFFERS_MAX: usize = 64;
+
+/// Reads what the page cache has at once; what it has not, on a thread that may wait for the disk. Empty at the end.
+async fn read_file<F: Send + Sync + 'static>(
+    buffers: &Buffers,
+    owner: Arc<F>,
+    file: fn(&F) -> &File,
+    offset: u64,
+    max: u64,
+) -> io::Result<Bytes> {
+    let mut buffer = buffers.lend();
+    let len = usize::try_from(max).unwrap_or(usize::MAX).min(buffer.len());
+    let part = buffer.get_mut(..len).unwrap_or_default();
+    match read_cached(file(&owner), part, offset) {
+        Ok(read) if read > 0 => return Ok(buffers.wrap(buffer, read)),
+        // The end, a page that is not in memory, or a file system that cannot tell: ask again, patiently.
+        Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let part = buffer.get_mut(..len).unwrap_or_default();
+        let read = file(&owner).read_at(part, offset);
+        read.map(|read| (buffer, read))
+    });
+    let (buffer, read) = read.await.map_err(io::Error::other)??;
+    Ok(buffers.wrap(buffer, read))
+}
+
+fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    rustix::io::preadv2(
+        file,
+        &mut [IoSliceMut::new(buffer)],
+        offset,
+        ReadWriteFlags::NOWAIT,
+    )
+}

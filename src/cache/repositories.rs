@@ -1,0 +1,339 @@
+//! What each repository was proven to hold, and what its tags last said; remembered on disk, bounded in number.
+//!
+//! Grants are lines of `kind digest [media-type]` in a file that is only appended to. A torn or foreign line is passed
+//! over, which at worst costs one more question to upstream.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::debug;
+
+use super::clock;
+use super::disk::Disk;
+use super::index::Index;
+use super::layout::Repository;
+use super::lru::Lru;
+use crate::oci::{Digest, MediaType, Tag};
+
+/// A digest that a repository was proven to hold, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// At the blobs endpoint.
+    Blob,
+    /// At the manifests endpoint, with this type.
+    Manifest(MediaType),
+}
+
+/// The last stored answer of a tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Its type as upstream gave it.
+    pub media_type: MediaType,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How long ago upstream last confirmed it.
+    pub age: Duration,
+}
+
+/// The metadata of all repositories.
+#[derive(Debug)]
+pub(super) struct Repositories {
+    known: Mutex<Lru<Repository, Arc<Mutex<Metadata>>>>,
+    index: Arc<Index>,
+    disk: Arc<Disk>,
+}
+
+/// One repository's metadata. `grants` is `None` until it is read from disk; what is granted before that waits in
+/// neither place, since granting reads first.
+#[derive(Debug, Default)]
+struct Metadata {
+    grants: Option<Grants>,
+    /// Bytes on disk, as counted against the budget.
+    bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Grants {
+    blobs: HashSet<Digest>,
+    manifests: HashMap<Digest, MediaType>,
+}
+
+impl Repositories {
+    pub(super) fn new(max: usize, index: Arc<Index>, disk: Arc<Disk>) -> Self {
+        Self {
+            known: Mutex::new(Lru::new(max)),
+            index,
+            disk,
+        }
+    }
+
+    /// What is granted, when that can be said at once: `None` when the disk may have to be asked.
+    pub(super) fn granted_in_memory(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<Granted> {
+        let metadata = Arc::clone(self.known.lock().touch(repository)?);
+        // Held while the disk is read or written: then it is as if it had to be read.
+        let metadata = metadata.try_lock()?;
+        metadata.grants.as_ref().map(|grants| grants.of(digest))
+    }
+
+    /// What is granted. May block.
+    pub(super) fn granted(&self, repository: &Repository, digest: &Digest) -> io::Result<Granted> {
+        let known = self.known.lock().touch(repository).map(|it| Arc::clone(it));
+        if let Some(metadata) = known {
+            let mut metadata = metadata.lock();
+            return Ok(self.grants(&mut metadata, repository)?.of(digest));
+        }
+        // Not known: the scan has not come here yet, or there is nothing. Only what exists is remembered, so that asking
+        // for repositories that are not there costs no memory.
+        let text = self.disk.read_grants(repository)?;
+        if text.is_empty() {
+            return Ok(Granted::default());
+        }
+        let metadata = self.known_or_new(repository);
+        let mut metadata = metadata.lock();
+        Ok(self.grants(&mut metadata, repository)?.of(digest))
+    }
+
+    /// Records a grant, in memory for certain and on disk if it takes it. May block.
+    pub(super) fn grant(&self, repository: &Repository, digest: &Digest, grant: &Grant) {
+        let metadata = self.known_or_new(repository);
+        let mut metadata = metadata.lock();
+        if self.grants(&mut metadata, repository).is_err() {
+            // Unreadable: start over in memory. What was proven can be proven again.
+            metadata.grants = Some(Grants::default());
+        }
+        let Some(grants) = metadata.grants.as_mut() else {
+            return;
+        };
+        if !grants.insert(digest, grant) || self.index.is_closed() {
+            return;
+        }
+        let line = line(digest, grant);
+        if self.disk.append_grants(repository, &line).is_ok() {
+            metadata.bytes += line.len() as u64;
+            self.index.charge(line.len() as u64, 0);
+        }
+    }
+
+    /// The stored answer of a tag. May block.
+    pub(super) fn tag(&self, repository: &Repository, tag: &Tag) -> io::Result<Option<TagRecord>> {
+        Ok(parse_tag(&self.disk.read_tag(repository, tag)?))
+    }
+
+    /// Stores a tag's answer. May block.
+    pub(super) fn store_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> io::Result<()> {
+        if self.index.is_closed() {
+            return Ok(());
+        }
+        let former = self.disk.read_tag(repository, tag)?.len() as u64;
+        let text = tag_text(record);
+        self.disk.write_tag(repository, tag, &text)?;
+        let metadata = self.known_or_new(repository);
+        let mut metadata = metadata.lock();
+        metadata.bytes = (metadata.bytes + text.len() as u64).saturating_sub(former);
+        self.index.charge(text.len() as u64, former);
+        Ok(())
+    }
+
+    /// Takes in what is on disk, oldest first, so that the bound holds across restarts. May block.
+    pub(super) fn scan(&self) {
+        let mut found = Vec::new();
+        self.disk
+            .scan_repositories(&mut |repository, bytes, used_at| {
+                found.push((used_at, repository, bytes));
+            });
+        found.sort();
+        for (_, repository, bytes) in found {
+            if self.known.lock().peek(&repository).is_none() {
+                let metadata = self.known_or_new(&repository);
+                metadata.lock().bytes = bytes;
+                self.index.charge(bytes, 0);
+            }
+        }
+    }
+
+    fn known_or_new(&self, repository: &Repository) -> Arc<Mutex<Metadata>> {
+        let mut known = self.known.lock();
+        if let Some(metadata) = known.touch(repository) {
+            return Arc::clone(metadata);
+        }
+        let metadata = Arc::new(Mutex::new(Metadata::default()));
+        let squeezed_out = known.insert(repository.clone(), Arc::clone(&metadata));
+        drop(known);
+        if let Some((oldest, metadata)) = squeezed_out {
+            debug!(namespace = %oldest.namespace, repository = %oldest.name, "forgot a repository's metadata");
+            let bytes = std::mem::take(&mut metadata.lock().bytes);
+            if !self.index.is_closed() && self.disk.remove_repository(&oldest).is_ok() {
+                self.index.charge(0, bytes);
+            }
+        }
+        metadata
+    }
+
+    /// The grants, read from disk when they are not here yet; compacted when much of the file says nothing new.
+    fn grants<'a>(
+        &self,
+        metadata: &'a mut Metadata,
+        repository: &Repository,
+    ) -> io::Result<&'a Grants> {
+        if metadata.grants.is_none() {
+            let text = self.disk.read_grants(repository)?;
+            let grants = Grants::parse(&text);
+            let lines = text.lines().count();
+            let torn = !text.is_empty() && !text.ends_with('\n');
+            if (torn || lines > 2 * grants.len() + COMPACTION_LINES) && !self.index.is_closed() {
+                let _ = self.disk.rewrite_grants(repository, &grants.text());
+            }
+            metadata.grants = Some(grants);
+        }
+        metadata
+            .grants
+            .as_ref()
+            .ok_or_else(|| io::Error::other("grants were just read"))
+    }
+}
+
+/// What one digest is granted as.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Whether it may be had at the blobs endpoint.
+    pub blob: bool,
+    /// The type under which it may be had at the manifests endpoint.
+    pub manifest: Option<MediaType>,
+}
+
+impl Grants {
+    fn parse(text: &str) -> Self {
+        let mut grants = Self::default();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let (kind, digest) = (words.next(), words.next().map(Digest::parse));
+            let media_type = words.next().and_then(|text| MediaType::parse(text).ok());
+            match (kind, digest, media_type) {
+                (Some("blob"), Some(Ok(digest)), None) => grants.insert(&digest, &Grant::Blob),
+                (Some("manifest"), Some(Ok(digest)), Some(media_type)) => {
+                    grants.insert(&digest, &Grant::Manifest(media_type))
+                }
+                _ => false,
+            };
+        }
+        grants
+    }
+
+    fn text(&self) -> String {
+        let blobs = self.blobs.iter().map(|digest| line(digest, &Grant::Blob));
+        let manifests = self.manifests.iter();
+        let manifests = manifests
+            .map(|(digest, media_type)| line(digest, &Grant::Manifest(media_type.clone())));
+        blobs.chain(manifests).collect()
+    }
+
+    fn of(&self, digest: &Digest) -> Granted {
+        Granted {
+            blob: self.blobs.contains(digest),
+            manifest: self.manifests.get(digest).cloned(),
+        }
+    }
+
+    /// Whether this says something new.
+    fn insert(&mut self, digest: &Digest, grant: &Grant) -> bool {
+        if self.len() >= GRANTS_MAX {
+            return false;
+        }
+        match grant {
+            Grant::Blob => self.blobs.insert(*digest),
+            Grant::Manifest(media_type) => {
+                let former = self.manifests.insert(*digest, media_type.clone());
+                former.as_ref() != Some(media_type)
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.blobs.len() + self.manifests.len()
+    }
+}
+
+/// Grants of one repository; what comes after is proven each time.
+const GRANTS_MAX: usize = 1 << 20;
+/// Lines that may say nothing new before the file is written anew.
+const COMPACTION_LINES: usize = 64;
+
+fn line(digest: &Digest, grant: &Grant) -> String {
+    match grant {
+        Grant::Blob => format!("blob {digest}\n"),
+        Grant::Manifest(media_type) => format!("manifest {digest} {media_type}\n"),
+    }
+}
+
+fn tag_text(record: &TagRecord) -> String {
+    let TagRecord {
+        digest,
+        media_type,
+        size,
+        age,
+    } = record;
+    let checked_at = clock::unix_now().saturating_sub(age.as_secs());
+    format!("{digest} {media_type} {size} {checked_at}\n")
+}
+
+fn parse_tag(text: &str) -> Option<TagRecord> {
+    let mut words = text.strip_suffix('\n')?.split(' ');
+    let record = TagRecord {
+        digest: Digest::parse(words.next()?).ok()?,
+        media_type: MediaType::parse(words.next()?).ok()?,
+        size: words.next()?.parse().ok()?,
+        age: clock::age_of(words.next()?.parse().ok()?),
+    };
+    words.next().is_none().then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn damaged_lines_are_passed_over() {
+        let digest = Digest::of(Algorithm::Sha256, b"layer");
+        let media_type = MediaType::parse("application/vnd.oci.image.manifest.v1+json").unwrap();
+        let mut grants = Grants::default();
+        assert!(grants.insert(&digest, &Grant::Blob));
+        assert!(!grants.insert(&digest, &Grant::Blob));
+        assert!(grants.insert(&digest, &Grant::Manifest(media_type.clone())));
+        let text = grants.text();
+        let damaged = format!(
+            "manifest {digest}\nblob sha256:12\n\u{fffd}\n{text}blob {digest} x y\nblob sha"
+        );
+        assert_eq!(Grants::parse(&damaged), grants);
+    }
+
+    #[test]
+    fn a_tag_record_is_read_as_it_was_written() {
+        let record = TagRecord {
+            digest: Digest::of(Algorithm::Sha512, b"manifest"),
+            media_type: MediaType::parse("application/vnd.oci.image.index.v1+json").unwrap(),
+            size: 1234,
+            age: Duration::from_secs(60),
+        };
+        let read = parse_tag(&tag_text(&record)).unwrap();
+        assert_eq!((read.digest, read.size), (record.digest, record.size));
+        assert!((60..63).contains(&read.age.as_secs()));
+        for damaged in ["", "\n", "sha256:00 a/b 1 2\n", &tag_text(&record)[..40]] {
+            assert_eq!(parse_tag(damaged), None, "{damaged:?}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The cache's front: join a digest, read what is here, remember what was proven.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, spawn_blocking};
+use tracing::{info, warn};
+
+use super::capacity::Ledger;
+use super::config::Config;
+use super::disk::{Disk, OpenError};
+use super::fill::{Fill, FillError, Follower};
+use super::filler::Filler;
+use super::index::{self, Index};
+use super::layout::Repository;
+use super::metrics::Metrics;
+use super::reader::{Blob, Buffers, Content};
+use super::repositories::{Grant, Granted, Repositories, TagRecord};
+use crate::oci::{Digest, Tag};
+
+/// The store of one directory. Clones are the same store.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    disk: Arc<Disk>,
+    index: Arc<Index>,
+    repositories: Arc<Repositories>,
+    /// Places for fills in progress.
+    places: Arc<Semaphore>,
+    buffers: Buffers,
+    metrics: Metrics,
+}
+
+/// What became of asking for a digest: the type tells the caller its duty.
+#[derive(Debug)]
+pub enum Joined {
+    /// It is here.
+    Present(Blob),
+    /// Somebody brings it.
+    Following(Follower),
+    /// Nobody does: the caller must, and may follow itself.
+    First(Filler, Follower),
+}
+
+impl Cache {
+    /// Opens the store, or begins one. Blocks, and for long when a draining process still holds the directory.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be used, is not ours, is of a newer version, or is another instance's.
+    pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
+        let disk = Disk::open(config.dir.clone(), metrics.clone())?;
+        let not_usable = |source| OpenError::NotUsable {
+            dir: config.dir.clone(),
+            source,
+        };
+        let limit = match config.size {
+            Some(size) => size,
+            None => default_size(&disk).map_err(not_usable)?,
+        };
+        info!(dir = %config.dir.display(), limit, "cache opened");
+        let index = Index::new(
+            Arc::clone(&disk),
+            Ledger::new(limit, config),
+            metrics.clone(),
+        );
+        let repositories = Repositories::new(
+            config.repositories_max,
+            Arc::clone(&index),
+            Arc::clone(&disk),
+        );
+        Ok(Self {
+            disk,
+            index,
+            repositories: Arc::new(repositories),
+            places: Arc::new(Semaphore::new(config.fills_max)),
+            buffers: Buffers::default(),
+            metrics,
+        })
+    }
+
+    /// Reads the whole directory into the index, while the store is already in use. Blocks.
+    pub fn scan(&self) {
+        let (mut blobs, mut bytes) = (0_u64, 0_u64);
+        self.disk.scan_blobs(|found| {
+            blobs += 1;
+            bytes += found.size;
+            self.index.found(&found);
+        });
+        self.repositories.scan();
+        self.index.scan_ended();
+        info!(blobs, bytes, "cache scanned");
+    }
+
+    /// Writes down the last uses that the disk does not know of. Blocks.
+    pub fn save_uses(&self) {
+        self.index.save_uses();
+    }
+
+    /// Hands the directory to a successor: from here on this process only reads. Waits for what is being published.
+    /// Blocks.
+    pub fn release(&self) {
+        self.disk.announce_draining();
+        self.index.save_uses();
+        self.index.close();
+        self.disk.release();
+    }
+
+    /// Whether the last write to the directory failed.
+    pub fn is_degraded(&self) -> bool {
+        self.metrics.is_degraded()
+    }
+
+    /// Present, followed, or the caller's to bring; decided at once, under one lock. Cancel-safe.
+    pub async fn join(&self, digest: &Digest, through: &Repository) -> Joined {
+        loop {
+            self.look_ahead_of_scan(digest).await;
+            let begin = || Fill::new(*digest, through.clone());
+            match self.index.join(digest, begin) {
+                index::Joined::Following(fill) => {
+                    return Joined::Following(Follower::new(fill, self.metrics.clone()));
+                }
+                index::Joined::First(fill) => {
+                    let follower = Follower::new(Arc::clone(&fill), self.metrics.clone());
+                    let metrics = self.metrics.clone();
+                    let filler = Filler::new(fill, &self.index, &self.disk, &self.places, metrics);
+                    return Joined::First(filler, follower);
+                }
+                index::Joined::Present => {
+                    if let Some(blob) = self.open_blob(digest).await {
+                        return Joined::Present(blob);
+                    }
+                    // It was not there after all, and the index knows it now; or it cannot be opened.
+                    if self.index.size_of(digest).is_some() {
+                        self.forget_unreadable(digest).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The size of a published blob; `None` when it is not here. No use of it is counted. Cancel-safe.
+    pub async fn size_of(&self, digest: &Digest) -> Option<u64> {
+        self.look_ahead_of_scan(digest).await;
+        self.index.size_of(digest)
+    }
+
+    /// Counts a use of a published blob that was answered from memory.
+    pub fn touch(&self, digest: &Digest) {
+        self.index.touch(digest);
+    }
+
+    /// Content that can be read from this blob or fill.
+    pub fn content(&self, joined: Result<Blob, Follower>) -> Content {
+        match joined {
+            Ok(blob) => Content::Blob(blob),
+            Err(follower) => Content::Follower(follower, self.buffers.clone()),
+        }
+    }
+
+    /// What the repository was proven to hold of this digest. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the record could not be read.
+    pub async fn granted(&self, repository: &Repository, digest: &Digest) -> io::Result<Granted> {
+        if let Some(granted) = self.repositories.granted_in_memory(repository, digest) {
+            return Ok(granted);
+        }
+        let (repositories, repository, digest) =
+            (Arc::clone(&self.repositories), repository.clone(), *digest);
+        spawn_blocking(move || repositories.granted(&repository, &digest))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    /// Remembers that the repository holds the digest.
+    pub async fn grant(&self, repository: &Repository, digest: &Digest, grant: Grant) {
+        let (repositories, repository, digest) =
+            (Arc::clone(&self.repositories), repository.clone(), *digest);
+        let granted = spawn_blocking(move || repositories.grant(&repository, &digest, &grant));
+        log_panic(granted.await);
+    }
+
+    /// The stored answer of a tag. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the record could not be read.
+    pub async fn tag(&self, repository: &Repository, tag: &Tag) -> io::Result<Option<TagRecord>> {
+        let (repositories, repository, tag) = (
+            Arc::clone(&self.repositories),
+            repository.clone(),
+            tag.clone(),
+        );
+        spawn_blocking(move || repositories.tag(&repository, &tag))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    /// Stores a tag's answer; a disk that refuses has been counted and logged.
+    pub async fn store_tag(&self, repository: &Repository, tag: &Tag, record: TagRecord) {
+        let (repositories, repository, tag) = (
+            Arc::clone(&self.repositories),
+            repository.clone(),
+            tag.clone(),
+        );
+        let stored =
+            spawn_blocking(move || repositories.store_tag(&repository, &tag, &record).ok());
+        log_panic(stored.await);
+    }
+
+    /// Puts bytes that are whole already under their digest, through a filler that the caller holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filler::begin`] and [`Filler::verify`].
+    pub async fn put(&self, mut filler: Filler, bytes: Bytes) -> Result<(), FillError> {
+        filler.place().await;
+        filler.begin(Some(bytes.len() as u64)).await?;
+        filler.write(bytes).await?;
+        filler.verify().await?.publish().await;
+        Ok(())
+    }
+
+    /// Looks on disk for a digest that the scan has not reached.
+    async fn look_ahead_of_scan(&self, digest: &Digest) {
+        if self.index.is_scanned() || self.index.knows(digest) {
+            return;
+        }
+        let (disk, index, digest) = (Arc::clone(&self.disk), Arc::clone(&self.index), *digest);
+        let looked = spawn_blocking(move || {
+            if let Ok(Some(found)) = disk.find(&digest) {
+                index.found(&found);
+            }
+        });
+        log_panic(looked.await);
+    }
+
+    async fn open_blob(&self, digest: &Digest) -> Option<Blob> {
+        let file = match self.index.open_already(digest) {
+            Some(file) => Some(file),
+            None => {
+                let (index, digest) = (Arc::clone(&self.index), *digest);
+                spawn_blocking(move || index.open(&digest))
+                    .await
+                    .ok()
+                    .flatten()
+            }
+        };
+        file.map(|file| Blob::new(file, Arc::clone(&self.index), self.buffers.clone()))
+    }
+
+    /// A file that is there and cannot be opened is as good as damaged.
+    async fn forget_unreadable(&self, digest: &Digest) {
+        let (index, digest) = (Arc::clone(&self.index), *digest);
+        log_panic(spawn_blocking(move || index.quarantine(&digest)).await);
+    }
+}
+
+fn log_panic<T>(joined: Result<T, JoinError>) {
+    if let Err(error) = joined {
+        warn!(error = %error, "a task of the cache panicked");
+    }
+}
+
+/// What is kept when nobody says how much: 50 GiB, or 80 % of what is free at the first start if that is less.
+fn default_size(disk: &Disk) -> io::Result<u64> {
+    if let Some(size) = disk.chosen_size() {
+        return Ok(size);
+    }
+    let (free, _) = disk.space()?;
+    let size = DEFAULT_SIZE_MAX.min(free / 5 * 4);
+    disk.remember_size(size)?;
+    Ok(size)
+}
+
+const DEFAULT_SIZE_MAX: u64 = 50 << 30;

@@ -1,0 +1,168 @@
+//! The configuration file, key by key as it is written.
+//!
+//! Tables and keys are typed here, so an unknown one is refused with its line. Values are not: they stay as TOML has
+//! them until they are looked at together with flags and variables, which is where a wrong one gets its message.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Value;
+
+use super::error::Error;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct File {
+    pub(super) listen: Option<Value>,
+    pub(super) admin_listen: Option<Value>,
+    pub(super) log_format: Option<Value>,
+    pub(super) log_level: Option<Value>,
+    pub(super) cache: Cache,
+    pub(super) freshness: Freshness,
+    pub(super) timeouts: Timeouts,
+    pub(super) limits: Limits,
+    pub(super) upstream: Option<Vec<Upstream>>,
+}
+
+/// `[cache]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Cache {
+    pub(super) dir: Option<Value>,
+    pub(super) size: Option<Value>,
+    pub(super) free_space_min: Option<Value>,
+    pub(super) high_watermark: Option<Value>,
+    pub(super) low_watermark: Option<Value>,
+    pub(super) repositories_max: Option<Value>,
+}
+
+/// `[freshness]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Freshness {
+    pub(super) fresh_for: Option<Value>,
+    pub(super) usable_for: Option<Value>,
+    pub(super) retry_after: Option<Value>,
+    pub(super) negative_for: Option<Value>,
+}
+
+/// `[timeouts]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Timeouts {
+    pub(super) answer: Option<Value>,
+    pub(super) connect: Option<Value>,
+    pub(super) first_byte: Option<Value>,
+    pub(super) idle: Option<Value>,
+    pub(super) header_read: Option<Value>,
+    pub(super) write_idle: Option<Value>,
+    pub(super) drain: Option<Value>,
+}
+
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Limits {
+    pub(super) connections: Option<Value>,
+    pub(super) fills: Option<Value>,
+    pub(super) manifest_bytes: Option<Value>,
+    pub(super) requests_per_upstream: Option<Value>,
+    pub(super) bypasses: Option<Value>,
+}
+
+/// One `[[upstream]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Upstream {
+    pub(super) namespace: Option<Value>,
+    pub(super) url: Option<Value>,
+    #[serde(rename = "default")]
+    pub(super) is_default: Option<Value>,
+    pub(super) hosts: Option<Value>,
+    pub(super) fresh_for: Option<Value>,
+    pub(super) usable_for: Option<Value>,
+    pub(super) tags: Vec<Tags>,
+}
+
+/// One entry of an upstream's `tags`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Tags {
+    #[serde(rename = "match")]
+    pub(super) pattern: Option<Value>,
+    pub(super) fresh_for: Option<Value>,
+}
+
+impl File {
+    /// Reads `text`, which came from `file`.
+    pub(super) fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let before = text.as_bytes().iter().take(start);
+            Error::Malformed {
+                file: file.to_owned(),
+                line: 1 + before.filter(|byte| **byte == b'\n').count(),
+                message: one_line(&error.message().replace("unknown field", "unknown key")),
+            }
+        })
+    }
+}
+
+/// `text` without line ends, which would tear a log or a terminal's line apart.
+fn one_line(text: &str) -> String {
+    text.split(char::is_control).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        File::parse(Path::new("layerhold.toml"), text)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_what_there_is() {
+        for (text, line, key) in [
+            ("lisen = 1", 1, "lisen"),
+            ("\n[cash]\n", 2, "cash"),
+            ("[cache]\n\nsise = 1\n", 3, "sise"),
+            ("[[upstream]]\nusername = \"robot\"", 2, "username"),
+            ("[[upstream]]\ntags = [{ math = \"x\" }]", 2, "math"),
+        ] {
+            let message = refusal(text);
+            let start =
+                format!("layerhold.toml: line {line}: unknown key `{key}`, expected one of `");
+            let alternative =
+                format!("layerhold.toml: line {line}: unknown key `{key}`, expected `");
+            assert!(
+                message.starts_with(&start) || message.starts_with(&alternative),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_toml_is_refused_on_one_line() {
+        for (text, line) in [
+            ("listen = ", 1),
+            ("a\nb", 1),
+            ("[cache]\ndir = \"a\nb\"", 3),
+            ("[cache]\ndir = \"a\"\ndir = \"b\"", 3),
+            ("cache = 3", 1),
+            ("upstream = 3", 1),
+            ("\n\nupstream = [3]", 3),
+        ] {
+            let message = refusal(text);
+            assert!(
+                message.starts_with(&format!("layerhold.toml: line {line}: ")),
+                "{message}"
+            );
+            assert!(!message.contains(char::is_control), "{message:?}");
+            assert!(!message.contains("struct"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What to run on: flags, environment and file, put together and checked whole.
+//!
+//! ```text
+//!   cli::Options ──┐
+//!   environment ───┼─► given: the first that has a value ─► read ─► compared ─► Config
+//!   file ──────────┘                                                              │
+//!                                            report: a file that means the same ◄─┘
+//! ```
+//!
+//! Precedence is flag, variable, key, default, value by value; only the value that counts is judged. A configuration is
+//! accepted whole or refused with one line that says where, what, and what would be right. The environment is a map that
+//! the caller hands over, so a test needs no process of its own. Nothing is opened here but the file.
+
+mod report;
+mod load;
+mod upstreams;
+mod effective;
+mod file;
+mod given;
+mod names;
+mod error;
+
+pub use effective::{Config, Log, LogFormat};
+pub use error::{At, Error};

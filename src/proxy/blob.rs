@@ -1,0 +1,318 @@
+//! Blobs: hit, join, miss, and the proof that a repository holds what it is asked for.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::answer::{Body, Content, Method, Outcome};
+use super::bypass::Detour;
+use super::error::{Error, Subject};
+use super::flights::Flights;
+use super::refusals::Refusals;
+use super::registry::Registry;
+use super::stream::BlobStream;
+use crate::cache::{Cache, FillError, Filler, Follower, Grant, Joined, Repository};
+use crate::oci::{Digest, RepositoryName};
+use crate::upstream::{self, BlobHead, Source, Transfer};
+
+/// Pulls of blobs.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    cache: Cache,
+    heads: Flights<(Repository, Digest), Result<BlobHead, Arc<upstream::Error>>>,
+    refusals: Refusals,
+    bypasses: Arc<Semaphore>,
+    tracker: TaskTracker,
+}
+
+/// A cause that many wait for, found again behind the cache's back.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Shared(pub(super) Arc<upstream::Error>);
+
+impl Blobs {
+    pub(super) fn new(
+        cache: Cache,
+        refusals: Refusals,
+        bypasses_max: usize,
+        tracker: TaskTracker,
+    ) -> Self {
+        Self {
+            cache,
+            heads: Flights::new(tracker.clone()),
+            refusals,
+            bypasses: Arc::new(Semaphore::new(bypasses_max)),
+            tracker,
+        }
+    }
+
+    pub(super) async fn pull(
+        &self,
+        method: Method,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Content, Error> {
+        let repository = registry.repository(name);
+        if let Some(error) = self.refusals.standing(&repository, digest, Subject::Blob) {
+            return Err(error);
+        }
+        match method {
+            Method::Head => self.head(registry, name, &repository, digest).await,
+            Method::Get => self.get(registry, name, &repository, digest).await,
+        }
+    }
+
+    /// HEAD never fills: what is not here is upstream's to describe.
+    async fn head(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Content, Error> {
+        let here = self.cache.size_of(digest).await;
+        if let Some(size) = here
+            && self.is_granted(repository, digest).await
+        {
+            self.cache.touch(digest);
+            return Ok(content(*digest, Some(size), Outcome::Hit, Body::None));
+        }
+        let head = self.prove(registry, name, digest, here.is_none()).await?;
+        let outcome = if here.is_some() {
+            Outcome::Hit
+        } else {
+            Outcome::Forwarded
+        };
+        Ok(content(*digest, here.or(head.size), outcome, Body::None))
+    }
+
+    async fn get(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Content, Error> {
+        let detour = || Detour::new(*digest, registry.sources(name), Arc::clone(&self.bypasses));
+        let mut proven = self.is_granted(repository, digest).await;
+        for _ in 0..ATTEMPTS_MAX {
+            let (follower, outcome) = match self.cache.join(digest, repository).await {
+                Joined::Present(blob) if proven => {
+                    let size = Some(blob.size());
+                    let stream = BlobStream::new(self.cache.content(Ok(blob)), detour());
+                    return Ok(content(
+                        *digest,
+                        size,
+                        Outcome::Hit,
+                        Body::Stream(Box::new(stream)),
+                    ));
+                }
+                Joined::Following(follower) if proven || follower.is_through(repository) => {
+                    (follower, Outcome::Join)
+                }
+                Joined::Present(_) | Joined::Following(_) => {
+                    // Having the bytes is not a right to them.
+                    self.prove(registry, name, digest, false).await?;
+                    proven = true;
+                    continue;
+                }
+                Joined::First(filler, follower) => {
+                    self.spawn_fill(filler, registry.sources(name), repository.clone());
+                    (follower, Outcome::Miss)
+                }
+            };
+            match self.follow(follower, outcome, digest, detour()).await {
+                Err(Followed::Again) => debug!(%digest, "fill was abandoned, asking again"),
+                Err(Followed::Failed(error)) => return Err(error),
+                Ok(content) => return Ok(content),
+            }
+        }
+        Err(Error::Lost)
+    }
+
+    /// Answers from a fill as soon as its head is known.
+    async fn follow(
+        &self,
+        mut follower: Follower,
+        outcome: Outcome,
+        digest: &Digest,
+        detour: Detour,
+    ) -> Result<Content, Followed> {
+        let outcome = match follower.head().await {
+            Ok(Some(0)) => {
+                // There is no last byte to withhold: the digest decides before the head goes out.
+                follower
+                    .verified()
+                    .await
+                    .map_err(|error| Followed::from(error, digest))?;
+                outcome
+            }
+            Ok(_) => outcome,
+            Err(FillError::NotKept(_)) if !detour.is_open() => {
+                return Err(Followed::Failed(Error::Busy));
+            }
+            Err(FillError::NotKept(_)) => Outcome::Bypass,
+            Err(error) => return Err(Followed::from(error, digest)),
+        };
+        let size = follower.size();
+        if size == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
+            return Err(Followed::Failed(Error::Mismatch { expected: *digest }));
+        }
+        let stream = BlobStream::new(self.cache.content(Err(follower)), detour);
+        Ok(content(
+            *digest,
+            size,
+            outcome,
+            Body::Stream(Box::new(stream)),
+        ))
+    }
+
+    /// Brings a blob, whoever waits for it and whoever leaves.
+    fn spawn_fill(&self, filler: Filler, sources: Vec<Source>, repository: Repository) {
+        let (cache, refusals) = (self.cache.clone(), self.refusals.clone());
+        self.tracker.spawn(async move {
+            let digest = *filler.digest();
+            let Err(error) = fill(&cache, filler, sources, &repository).await else { return };
+            refusals.remember(&repository, &digest, Subject::Blob, &error);
+            let (namespace, name) = (&repository.namespace, &repository.name);
+            warn!(%namespace, repository = %name, %digest, error = %crate::net::Chain(&error), "fill failed");
+        });
+    }
+
+    async fn is_granted(&self, repository: &Repository, digest: &Digest) -> bool {
+        // A record that cannot be read costs a question.
+        self.cache
+            .granted(repository, digest)
+            .await
+            .is_ok_and(|granted| granted.blob)
+    }
+
+    /// Has upstream say that this repository holds the digest, and remembers it.
+    async fn prove(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+        size_wanted: bool,
+    ) -> Result<BlobHead, Error> {
+        let repository = registry.repository(name);
+        let key = (repository.clone(), *digest);
+        let asked = self.heads.run(key, || {
+            let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
+            let (cache, repository) = (self.cache.clone(), repository.clone());
+            async move {
+                let head = upstream
+                    .head_blob(&name, &digest, size_wanted)
+                    .await
+                    .map_err(Arc::new)?;
+                cache.grant(&repository, &digest, Grant::Blob).await;
+                Ok(head)
+            }
+        });
+        let answer = asked.await.ok_or(Error::Lost)?;
+        answer.map_err(|source| {
+            let error = Error::Upstream {
+                subject: Subject::Blob,
+                source,
+            };
+            self.refusals
+                .remember(&repository, digest, Subject::Blob, &error);
+            error
+        })
+    }
+}
+
+/// How following a fill went wrong.
+enum Followed {
+    /// Whoever brought it vanished: ask again.
+    Again,
+    Failed(Error),
+}
+
+impl Followed {
+    fn from(error: FillError, digest: &Digest) -> Self {
+        if matches!(error, FillError::Abandoned) {
+            return Self::Again;
+        }
+        Self::Failed(fill_error(error, digest, Subject::Blob))
+    }
+}
+
+/// A fill's failure as the failure of a pull.
+pub(super) fn fill_error(error: FillError, digest: &Digest, subject: Subject) -> Error {
+    match error {
+        FillError::Source(cause) => match cause.downcast_ref::<Shared>() {
+            Some(Shared(source)) => Error::Upstream {
+                subject,
+                source: Arc::clone(source),
+            },
+            None => Error::Lost,
+        },
+        FillError::Mismatch { .. } => Error::Mismatch { expected: *digest },
+        FillError::NotKept(_) | FillError::Abandoned => Error::Lost,
+    }
+}
+
+/// Brings one blob into the cache: upstream's bytes, verified, granted, published.
+async fn fill(
+    cache: &Cache,
+    mut filler: Filler,
+    sources: Vec<Source>,
+    repository: &Repository,
+) -> Result<(), Error> {
+    let digest = *filler.digest();
+    let failed = |filler: Filler, error: upstream::Error| {
+        let source = Arc::new(error);
+        filler.fail(Arc::new(Shared(Arc::clone(&source))));
+        Error::Upstream {
+            subject: Subject::Blob,
+            source,
+        }
+    };
+    filler.place().await;
+    let mut transfer = match Transfer::open(sources, digest, 0, None).await {
+        Ok(transfer) => transfer,
+        Err(error) => return Err(failed(filler, error)),
+    };
+    if filler.begin(transfer.size()).await.is_err() {
+        // Not kept: every reader knows and goes on by itself.
+        return Ok(());
+    }
+    loop {
+        match transfer.next().await {
+            Ok(Some(bytes)) => {
+                if filler.write(bytes).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(None) => break,
+            Err(error) => return Err(failed(filler, error)),
+        }
+    }
+    match filler.verify().await {
+        Ok(verified) => {
+            // Before anybody can find it present, so that nobody of this repository has to prove what just came.
+            cache.grant(repository, &digest, Grant::Blob).await;
+            verified.publish().await;
+            Ok(())
+        }
+        Err(FillError::NotKept(_)) => Ok(()),
+        Err(error) => Err(fill_error(error, &digest, Subject::Blob)),
+    }
+}
+
+/// Rounds of joining and proving; each ends in an answer unless the store changes meanwhile.
+const ATTEMPTS_MAX: usize = 4;
+
+fn content(digest: Digest, size: Option<u64>, outcome: Outcome, body: Body) -> Content {
+    Content {
+        digest,
+        media_type: None,
+        size,
+        outcome,
+        body,
+    }
+}

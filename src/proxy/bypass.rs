@@ -1,0 +1,150 @@
+//! Around the cache: when there is no room or the disk is broken, each reader goes on from upstream by itself. Capped in
+//! number, and still hashed: the last bytes are withheld until the digest is found right.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::debug;
+
+use super::stream::StreamError;
+use crate::cache::Handover;
+use crate::oci::{Digest, Digester};
+use crate::upstream::{self, Source, Transfer};
+
+/// The way around the cache for one blob, not taken yet.
+#[derive(Clone, Debug)]
+pub(super) struct Detour {
+    digest: Digest,
+    sources: Vec<Source>,
+    places: Arc<Semaphore>,
+}
+
+/// A reader's own transfer.
+#[derive(Debug)]
+pub(super) struct Bypass {
+    transfer: Transfer,
+    digest: Digest,
+    /// The running digest; `None` for a part that ends before the last byte, which nothing can verify.
+    digester: Option<Box<Digester>>,
+    /// Bytes that the reader has already, or does not want.
+    skip: u64,
+    /// What may go out, and behind it what is withheld until the next bytes or the verified end.
+    ready: VecDeque<Bytes>,
+    held: Option<Bytes>,
+    ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Detour {
+    pub(super) fn new(digest: Digest, sources: Vec<Source>, places: Arc<Semaphore>) -> Self {
+        Self {
+            digest,
+            sources,
+            places,
+        }
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Whether one more may go this way now.
+    pub(super) fn is_open(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// Goes on from `position` towards `until`, after the cache handed over what it had staged.
+    pub(super) async fn take(
+        &self,
+        handover: Handover,
+        position: u64,
+        until: Option<u64>,
+        size: Option<u64>,
+    ) -> Result<Bypass, StreamError> {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| StreamError::Busy)?;
+        debug!(digest = %self.digest, position, "bypass");
+        // Without the last byte there is nothing to verify, and no need to fetch what nobody wants.
+        let part = until.filter(|until| size.is_some_and(|size| *until < size));
+        let from = if part.is_some() {
+            position
+        } else {
+            handover.staged
+        };
+        let transfer = Transfer::open(self.sources.clone(), self.digest, from, part)
+            .await
+            .map_err(|error| StreamError::Bypass(Arc::new(error)))?;
+        Ok(Bypass {
+            transfer,
+            digest: self.digest,
+            digester: part.is_none().then_some(handover.digester),
+            skip: position - from.min(position),
+            ready: VecDeque::new(),
+            held: None,
+            ended: false,
+            _place: place,
+        })
+    }
+}
+
+impl Bypass {
+    /// The next bytes; `None` is the end, verified where the last byte was wanted. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Ok(Some(bytes));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            let received = self.transfer.next().await.map_err(broken)?;
+            match received {
+                Some(bytes) => self.receive(bytes),
+                None => self.end()?,
+            }
+        }
+    }
+
+    fn receive(&mut self, mut bytes: Bytes) {
+        if let Some(digester) = &mut self.digester {
+            digester.update(&bytes);
+        }
+        let skipped = bytes
+            .len()
+            .min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        bytes.advance(skipped);
+        self.skip -= skipped as u64;
+        if bytes.is_empty() {
+            return;
+        }
+        if self.digester.is_none() {
+            self.ready.push_back(bytes);
+            return;
+        }
+        let last = bytes.split_off(bytes.len() - 1);
+        self.ready.extend(self.held.replace(last));
+        if !bytes.is_empty() {
+            self.ready.push_back(bytes);
+        }
+    }
+
+    fn end(&mut self) -> Result<(), StreamError> {
+        self.ended = true;
+        if let Some(digester) = self.digester.take()
+            && digester.finish() != self.digest
+        {
+            return Err(StreamError::Mismatch {
+                expected: self.digest,
+            });
+        }
+        self.ready.extend(self.held.take());
+        Ok(())
+    }
+}
+
+fn broken(error: upstream::Error) -> StreamError {
+    StreamError::Bypass(Arc::new(error))
+}

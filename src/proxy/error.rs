@@ -1,0 +1,220 @@
+//! Why a pull has no content, and the one mapping of that to the wire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::cache;
+use crate::oci::{Digest, ErrorCode, InvalidEndpoint};
+use crate::upstream;
+
+/// Why a pull has no content. The name of the variant says whose fault it is.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The client's: this request can never be answered.
+    #[error("the request cannot be answered")]
+    Request(#[source] RequestFault),
+    /// The operator's, if anybody's: no upstream has this name.
+    #[error("no upstream is configured for namespace {namespace:?}")]
+    Route {
+        /// What the client asked for.
+        namespace: String,
+    },
+    /// The other side's.
+    #[error("the upstream registry failed")]
+    Upstream {
+        /// What was asked for.
+        subject: Subject,
+        /// What it said.
+        #[source]
+        source: Arc<upstream::Error>,
+    },
+    /// The other side's: the bytes it sent under a digest are not those of the digest.
+    #[error("the upstream registry sent other bytes than those of {expected}")]
+    Mismatch {
+        /// What was asked for.
+        expected: Digest,
+    },
+    /// Ours: the content could not be read, and not be had otherwise.
+    #[error("the cache failed")]
+    Cache(#[source] Arc<cache::ReadError>),
+    /// Nobody's: the time for an answer is over.
+    #[error("no answer within {allowed:?}")]
+    Deadline {
+        /// How long an answer may take.
+        allowed: Duration,
+    },
+    /// Ours: a limit is reached.
+    #[error("too many pulls go around the cache")]
+    Busy,
+    /// Ours: something that was impossible happened.
+    #[error("a task of the pull was lost")]
+    Lost,
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RequestFault {
+    /// The path is no pull endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] Arc<InvalidEndpoint>),
+    /// The method is not one of pulling.
+    #[error("only GET and HEAD are supported")]
+    Method,
+    /// `ns` is there twice, so nobody can say which registry is meant.
+    #[error("ns is given more than once")]
+    NamespaceTwice,
+    /// The endpoint is one that is not served yet.
+    #[error("the endpoint is not supported")]
+    Unsupported,
+}
+
+/// What a pull asks for, as far as errors differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A manifest, by tag or digest.
+    Manifest,
+    /// A blob.
+    Blob,
+}
+
+impl Error {
+    /// The HTTP status of this error.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Request(fault) => fault.status(),
+            Self::Route { .. } => StatusCode::NOT_FOUND,
+            Self::Upstream { source, .. } => match source.as_ref() {
+                upstream::Error::Gone { .. } => StatusCode::NOT_FOUND,
+                upstream::Error::Refused { status, .. } => *status,
+                upstream::Error::Status { status, .. } if is_busy(*status) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                upstream::Error::Silent { .. } => StatusCode::GATEWAY_TIMEOUT,
+                upstream::Error::Unreachable { .. }
+                | upstream::Error::Cut { .. }
+                | upstream::Error::Status { .. }
+                | upstream::Error::Invalid { .. } => StatusCode::BAD_GATEWAY,
+            },
+            Self::Mismatch { .. } => StatusCode::BAD_GATEWAY,
+            Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Cache(_) | Self::Lost => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The code in the body, where the distribution spec has one for this.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Request(fault) => Some(fault.code()),
+            Self::Route { .. } => Some(ErrorCode::NameUnknown),
+            Self::Upstream { subject, source } => match (source.as_ref(), subject) {
+                (upstream::Error::Gone { .. }, Subject::Manifest) => {
+                    Some(ErrorCode::ManifestUnknown)
+                }
+                (upstream::Error::Gone { .. }, Subject::Blob) => Some(ErrorCode::BlobUnknown),
+                (upstream::Error::Refused { status, .. }, _) => {
+                    let denied = *status == StatusCode::FORBIDDEN;
+                    Some(if denied {
+                        ErrorCode::Denied
+                    } else {
+                        ErrorCode::Unauthorized
+                    })
+                }
+                (upstream::Error::Status { status, .. }, _) if is_busy(*status) => {
+                    Some(ErrorCode::TooManyRequests)
+                }
+                (
+                    upstream::Error::Unreachable { .. }
+                    | upstream::Error::Cut { .. }
+                    | upstream::Error::Silent { .. }
+                    | upstream::Error::Status { .. }
+                    | upstream::Error::Invalid { .. },
+                    _,
+                ) => None,
+            },
+            Self::Busy => Some(ErrorCode::TooManyRequests),
+            Self::Mismatch { .. } | Self::Deadline { .. } | Self::Cache(_) | Self::Lost => None,
+        }
+    }
+
+    /// After how long to ask again, where that can be said.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream { source, .. } => match source.as_ref() {
+                upstream::Error::Status {
+                    status,
+                    retry_after,
+                    ..
+                } if is_busy(*status) => Some(retry_after.unwrap_or(RETRY_AFTER)),
+                upstream::Error::Gone { .. }
+                | upstream::Error::Refused { .. }
+                | upstream::Error::Status { .. }
+                | upstream::Error::Silent { .. }
+                | upstream::Error::Unreachable { .. }
+                | upstream::Error::Cut { .. }
+                | upstream::Error::Invalid { .. } => None,
+            },
+            Self::Busy => Some(RETRY_AFTER),
+            Self::Request(_)
+            | Self::Route { .. }
+            | Self::Mismatch { .. }
+            | Self::Deadline { .. }
+            | Self::Cache(_)
+            | Self::Lost => None,
+        }
+    }
+
+    /// What kind of news this is about the content, for serving stale.
+    pub(super) fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Upstream { source, .. } => source.class() == upstream::Class::Unavailable,
+            Self::Mismatch { .. }
+            | Self::Deadline { .. }
+            | Self::Cache(_)
+            | Self::Busy
+            | Self::Lost => true,
+            Self::Request(_) | Self::Route { .. } => false,
+        }
+    }
+}
+
+impl RequestFault {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Endpoint(invalid) => match invalid.as_ref() {
+                InvalidEndpoint::NotAnEndpoint => StatusCode::NOT_FOUND,
+                InvalidEndpoint::Name(_) | InvalidEndpoint::Tag(_) | InvalidEndpoint::Digest(_) => {
+                    StatusCode::BAD_REQUEST
+                }
+            },
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NamespaceTwice => StatusCode::BAD_REQUEST,
+            Self::Unsupported => StatusCode::NOT_FOUND,
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Endpoint(invalid) => match invalid.as_ref() {
+                InvalidEndpoint::NotAnEndpoint => ErrorCode::Unsupported,
+                InvalidEndpoint::Name(_) | InvalidEndpoint::Tag(_) => ErrorCode::NameInvalid,
+                InvalidEndpoint::Digest(_) => ErrorCode::DigestInvalid,
+            },
+            Self::NamespaceTwice => ErrorCode::NameInvalid,
+            Self::Method | Self::Unsupported => ErrorCode::Unsupported,
+        }
+    }
+}
+
+/// What a client is told to wait when upstream did not say.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Upstream is there and asks us to come back later.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    )
+}

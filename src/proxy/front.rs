@@ -1,0 +1,252 @@
+//! One pull from its endpoint to its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
+use super::blob::Blobs;
+use super::config::Config;
+use super::error::{Error, RequestFault};
+use super::manifest::{Manifests, Served};
+use super::refusals::Refusals;
+use super::registry::Registry;
+use super::routes::{Requested, Route, Routes};
+use super::tag::{How, Resolved, Tags};
+use crate::cache::Cache;
+use crate::oci::{Digest, Endpoint, Reference, RepositoryName, Tag};
+use crate::upstream::{Metrics, TransportError};
+
+/// Everything between the HTTP front and the cache.
+#[derive(Debug)]
+pub struct Proxy {
+    routes: Option<Routes>,
+    blobs: Blobs,
+    manifests: Manifests,
+    tags: Tags,
+    answer_timeout: Duration,
+}
+
+impl Proxy {
+    /// Joins the cache to the upstreams; nothing is dialled. Fills and checks run on `tracker`.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
+    pub fn new(
+        config: &Config,
+        cache: &Cache,
+        metrics: &Metrics,
+        tracker: &TaskTracker,
+    ) -> Result<Self, TransportError> {
+        let registries: Vec<Arc<Registry>> = config
+            .upstreams
+            .iter()
+            .map(|upstream| Registry::new(upstream.clone(), metrics.clone()).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let refusals = Refusals::new(config.negative_for);
+        let manifests = Manifests::new(
+            cache.clone(),
+            refusals.clone(),
+            config.manifest_bytes_max,
+            tracker.clone(),
+        );
+        let tags = Tags::new(
+            cache.clone(),
+            manifests.clone(),
+            config.negative_for,
+            tracker.clone(),
+        );
+        Ok(Self {
+            routes: Routes::new(&registries),
+            blobs: Blobs::new(
+                cache.clone(),
+                refusals,
+                config.bypasses_max,
+                tracker.clone(),
+            ),
+            manifests,
+            tags,
+            answer_timeout: config.answer_timeout,
+        })
+    }
+
+    /// Where a request goes. Nothing is dialled, and no name is looked up.
+    ///
+    /// # Errors
+    ///
+    /// When the request is malformed, or means an upstream that is not configured.
+    pub fn route(&self, requested: Requested<'_>) -> Result<Route, Error> {
+        let unknown = || Error::Route {
+            namespace: String::new(),
+        };
+        self.routes.as_ref().ok_or_else(unknown)?.route(requested)
+    }
+
+    /// When the head of an answer to a request that came now must be there.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.answer_timeout
+    }
+
+    /// Answers a pull, before its deadline. Cancelled, what was begun for it goes on for whoever comes next.
+    ///
+    /// # Errors
+    ///
+    /// When there is no content to answer with.
+    pub async fn pull(&self, pull: &Pull) -> Result<Answer, Error> {
+        let answered = timeout_at(pull.deadline, Box::pin(self.answer(pull))).await;
+        answered.unwrap_or(Err(Error::Deadline {
+            allowed: self.answer_timeout,
+        }))
+    }
+
+    async fn answer(&self, pull: &Pull) -> Result<Answer, Error> {
+        let registry = &pull.registry;
+        // A caller of its own rights is checked here when there is one.
+        let Caller::Anyone = pull.caller;
+        let content = match &pull.endpoint {
+            Endpoint::Ping => return Ok(Answer::Pong),
+            Endpoint::Blob { name, digest } => {
+                self.blobs.pull(pull.method, registry, name, digest).await?
+            }
+            Endpoint::Manifest {
+                name,
+                reference: Reference::Digest(digest),
+            } => self.manifest(pull.method, registry, name, digest).await?,
+            Endpoint::Manifest {
+                name,
+                reference: Reference::Tag(tag),
+            } => match pull.method {
+                Method::Get => self.tagged(pull, name, tag).await?,
+                Method::Head => self.tagged_head(pull, name, tag).await?,
+            },
+            Endpoint::Tags { .. } | Endpoint::Referrers { .. } => {
+                return Err(Error::Request(RequestFault::Unsupported));
+            }
+        };
+        Ok(Answer::Content(content))
+    }
+
+    async fn manifest(
+        &self,
+        method: Method,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Content, Error> {
+        if method == Method::Head {
+            let (media_type, size, outcome) =
+                self.manifests.describe(registry, name, digest).await?;
+            let (digest, media_type) = (*digest, Some(media_type));
+            return Ok(Content {
+                digest,
+                media_type,
+                size,
+                outcome,
+                body: Body::None,
+            });
+        }
+        let served = self.served(registry, name, digest).await?;
+        let outcome = served.outcome;
+        Ok(content(digest, served, outcome))
+    }
+
+    async fn tagged(
+        &self,
+        pull: &Pull,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<Content, Error> {
+        let registry = &pull.registry;
+        // Some of the time is kept for answering with what is stored.
+        let soon = pull.deadline - self.answer_timeout / 8;
+        let resolved = self.tags.resolve(registry, name, tag, soon).await?;
+        let Resolved { word, how } = resolved;
+        let served = timeout_at(soon, self.served(registry, name, &word.digest)).await;
+        let allowed = self.answer_timeout;
+        let failed = match (served.unwrap_or(Err(Error::Deadline { allowed })), how) {
+            (Ok(served), how) => {
+                let outcome = match (how, served.outcome) {
+                    (How::Stale(_), _) => Outcome::Stale,
+                    (How::Checked, Outcome::Hit) => Outcome::Revalidated,
+                    (How::Checked | How::Fresh, outcome) => outcome,
+                };
+                return Ok(content(&word.digest, served, outcome));
+            }
+            // What was last stored is not here any more: the first reason is the better one.
+            (Err(_), How::Stale(reason)) => return Err(reason),
+            (Err(error), How::Checked | How::Fresh) => error,
+        };
+        let stand_in = self
+            .tags
+            .stand_in(registry, name, tag, failed.clone())
+            .await?;
+        if stand_in.word == word {
+            return Err(failed);
+        }
+        let digest = stand_in.word.digest;
+        let served = self
+            .served(registry, name, &digest)
+            .await
+            .map_err(|_| failed)?;
+        Ok(content(&digest, served, Outcome::Stale))
+    }
+
+    async fn tagged_head(
+        &self,
+        pull: &Pull,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<Content, Error> {
+        let registry = &pull.registry;
+        let soon = pull.deadline - self.answer_timeout / 8;
+        let Resolved { word, how } = self.tags.resolve(registry, name, tag, soon).await?;
+        let repository = registry.repository(name);
+        let stored = self
+            .manifests
+            .stored(&repository, &word.digest)
+            .await
+            .is_some();
+        let outcome = match (how, stored) {
+            (How::Stale(reason), false) => return Err(reason),
+            (How::Stale(_), true) => Outcome::Stale,
+            (How::Fresh, true) => Outcome::Hit,
+            (How::Checked, true) => Outcome::Revalidated,
+            (How::Fresh | How::Checked, false) => Outcome::Forwarded,
+        };
+        Ok(Content {
+            digest: word.digest,
+            media_type: Some(word.media_type),
+            size: Some(word.size),
+            outcome,
+            body: Body::None,
+        })
+    }
+
+    async fn served(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Served, Error> {
+        let served = self.manifests.pull(registry, name, digest).await?;
+        if served.outcome != Outcome::Hit {
+            self.tags
+                .published(&registry.repository(name), digest)
+                .await;
+        }
+        Ok(served)
+    }
+}
+
+fn content(digest: &Digest, served: Served, outcome: Outcome) -> Content {
+    Content {
+        digest: *digest,
+        media_type: Some(served.media_type),
+        size: Some(served.bytes.len() as u64),
+        outcome,
+        body: Body::Memory(served.bytes),
+    }
+}

@@ -1,0 +1,396 @@
+//! Manifests by digest: from memory, from the store, from upstream; byte for byte as they were received.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache as Memory;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::answer::Outcome;
+use super::blob::{Shared, fill_error};
+use super::error::{Error, Subject};
+use super::flights::Flights;
+use super::refusals::Refusals;
+use super::registry::Registry;
+use crate::cache::{Cache, FillError, Filler, Follower, Grant, Joined, Repository};
+use crate::oci::{self, Digest, MediaType, Reference, RepositoryName};
+use crate::upstream::{self, Fault, ManifestHead};
+
+/// Manifests by digest. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Manifests {
+    cache: Cache,
+    memory: Memory<Digest, Bytes>,
+    heads: Arc<Flights<(Repository, Digest), Head>>,
+    refusals: Refusals,
+    bytes_max: u64,
+    tracker: TaskTracker,
+}
+
+type Head = Result<ManifestHead, Arc<upstream::Error>>;
+
+/// A manifest that may be served.
+#[derive(Clone, Debug)]
+pub(super) struct Served {
+    pub(super) bytes: Bytes,
+    pub(super) media_type: MediaType,
+    pub(super) outcome: Outcome,
+}
+
+impl Manifests {
+    pub(super) fn new(
+        cache: Cache,
+        refusals: Refusals,
+        bytes_max: u64,
+        tracker: TaskTracker,
+    ) -> Self {
+        let memory = Memory::builder()
+            .max_capacity(MEMORY_BYTES_MAX)
+            .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let heads = Arc::new(Flights::new(tracker.clone()));
+        Self {
+            cache,
+            memory,
+            heads,
+            refusals,
+            bytes_max,
+            tracker,
+        }
+    }
+
+    /// The manifest of this digest, as this repository vouches for it.
+    pub(super) async fn pull(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Served, Error> {
+        let repository = registry.repository(name);
+        if let Some(error) = self
+            .refusals
+            .standing(&repository, digest, Subject::Manifest)
+        {
+            return Err(error);
+        }
+        let mut outcome = Outcome::Hit;
+        for _ in 0..ATTEMPTS_MAX {
+            let granted = self.granted(&repository, digest).await;
+            if let Some(media_type) = &granted
+                && let Some(bytes) = self.memory.get(digest)
+            {
+                self.cache.touch(digest);
+                return Ok(Served {
+                    bytes,
+                    media_type: media_type.clone(),
+                    outcome,
+                });
+            }
+            match (self.cache.join(digest, &repository).await, granted) {
+                (Joined::First(filler, _), _) => {
+                    return self.fetch(filler, registry, name).await;
+                }
+                (Joined::Present(blob), granted) => {
+                    let mut content = self.cache.content(Ok(blob));
+                    let Ok(bytes) = content.read_all(self.bytes_max).await else {
+                        // Set aside if it was damaged; asked for again either way.
+                        continue;
+                    };
+                    let media_type = match granted {
+                        Some(media_type) => media_type,
+                        None => self.prove(registry, name, digest, &bytes).await?,
+                    };
+                    self.memory.insert(*digest, bytes.clone());
+                    return Ok(Served {
+                        bytes,
+                        media_type,
+                        outcome,
+                    });
+                }
+                (Joined::Following(follower), granted) => {
+                    if granted.is_none() && !follower.is_through(&repository) {
+                        self.head(registry, name, digest).await?;
+                    }
+                    wait_for(follower, digest).await?;
+                    outcome = Outcome::Join;
+                }
+            }
+        }
+        Err(Error::Lost)
+    }
+
+    /// What is known of a manifest without fetching it: here or, when it is not here, from upstream's head.
+    pub(super) async fn describe(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(MediaType, Option<u64>, Outcome), Error> {
+        let repository = registry.repository(name);
+        if let Some(error) = self
+            .refusals
+            .standing(&repository, digest, Subject::Manifest)
+        {
+            return Err(error);
+        }
+        if let Some((media_type, size)) = self.stored(&repository, digest).await {
+            self.cache.touch(digest);
+            return Ok((media_type, Some(size), Outcome::Hit));
+        }
+        let head = self.head(registry, name, digest).await?;
+        match head.media_type.filter(MediaType::is_manifest) {
+            Some(media_type) => Ok((media_type, head.size, Outcome::Forwarded)),
+            // Only the body can tell what this is.
+            None => {
+                let served = self.pull(registry, name, digest).await?;
+                Ok((
+                    served.media_type,
+                    Some(served.bytes.len() as u64),
+                    served.outcome,
+                ))
+            }
+        }
+    }
+
+    /// Type and size of a manifest that is here and that this repository was proven to hold.
+    pub(super) async fn stored(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<(MediaType, u64)> {
+        let media_type = self.granted(repository, digest).await?;
+        let size = match self.memory.get(digest) {
+            Some(bytes) => bytes.len() as u64,
+            None => self.cache.size_of(digest).await?,
+        };
+        Some((media_type, size))
+    }
+
+    /// Fetches what a tag points to and takes it in.
+    pub(super) async fn by_tag(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestHead, upstream::Error> {
+        let manifest = registry
+            .upstream()
+            .manifest(name, reference, self.bytes_max)
+            .await?;
+        let invalid = |fault| invalid(registry, fault);
+        let algorithm = manifest
+            .head
+            .digest
+            .map_or(oci::Algorithm::Sha256, |it| it.algorithm());
+        let digest = Digest::of(algorithm, &manifest.bytes);
+        if manifest
+            .head
+            .digest
+            .is_some_and(|announced| announced != digest)
+        {
+            return Err(invalid(Fault::Digest));
+        }
+        let media_type =
+            media_type_of(&manifest.bytes, manifest.head.media_type.as_ref()).map_err(invalid)?;
+        let repository = registry.repository(name);
+        let size = Some(manifest.bytes.len() as u64);
+        self.keep(&repository, &digest, &manifest.bytes, &media_type)
+            .await;
+        if let Joined::First(filler, _) = self.cache.join(&digest, &repository).await {
+            // Not kept on disk: then it is served from memory.
+            let _ = self.cache.put(filler, manifest.bytes).await;
+        }
+        Ok(ManifestHead {
+            digest: Some(digest),
+            media_type: Some(media_type),
+            size,
+        })
+    }
+
+    async fn granted(&self, repository: &Repository, digest: &Digest) -> Option<MediaType> {
+        // A record that cannot be read costs a question.
+        self.cache.granted(repository, digest).await.ok()?.manifest
+    }
+
+    /// In memory and granted, before anybody can find it on disk.
+    async fn keep(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: &Bytes,
+        media_type: &MediaType,
+    ) {
+        self.memory.insert(*digest, bytes.clone());
+        self.cache
+            .grant(repository, digest, Grant::Manifest(media_type.clone()))
+            .await;
+    }
+
+    /// Brings a manifest, whoever waits for it and whoever leaves.
+    async fn fetch(
+        &self,
+        filler: Filler,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+    ) -> Result<Served, Error> {
+        let digest = *filler.digest();
+        let (this, registry, name) = (self.clone(), Arc::clone(registry), name.clone());
+        let fetched = self.tracker.spawn(async move {
+            let repository = registry.repository(&name);
+            match this.fetch_verified(&digest, &registry, &name).await {
+                Ok((bytes, media_type)) => {
+                    this.keep(&repository, &digest, &bytes, &media_type).await;
+                    let _ = this.cache.put(filler, bytes.clone()).await;
+                    Ok(Served {
+                        bytes,
+                        media_type,
+                        outcome: Outcome::Miss,
+                    })
+                }
+                Err(error) => {
+                    let source = Arc::new(error);
+                    filler.fail(Arc::new(Shared(Arc::clone(&source))));
+                    let error = if source.fault() == Some(Fault::Digest) {
+                        Error::Mismatch { expected: digest }
+                    } else {
+                        let subject = Subject::Manifest;
+                        Error::Upstream { subject, source }
+                    };
+                    this.refusals
+                        .remember(&repository, &digest, Subject::Manifest, &error);
+                    Err(error)
+                }
+            }
+        });
+        fetched.await.map_err(|_| Error::Lost)?
+    }
+
+    async fn fetch_verified(
+        &self,
+        digest: &Digest,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+    ) -> Result<(Bytes, MediaType), upstream::Error> {
+        let reference = Reference::Digest(*digest);
+        let manifest = registry
+            .upstream()
+            .manifest(name, &reference, self.bytes_max)
+            .await?;
+        let invalid = |fault| invalid(registry, fault);
+        // The registry may name the same bytes by another algorithm (distribution-spec, pulling manifests).
+        let contradicted = manifest
+            .head
+            .digest
+            .is_some_and(|head| head.algorithm() == digest.algorithm() && head != *digest);
+        if contradicted || Digest::of(digest.algorithm(), &manifest.bytes) != *digest {
+            return Err(invalid(Fault::Digest));
+        }
+        let media_type =
+            media_type_of(&manifest.bytes, manifest.head.media_type.as_ref()).map_err(invalid)?;
+        Ok((manifest.bytes, media_type))
+    }
+
+    /// Has upstream say that this repository holds a manifest that is here, and of what type.
+    async fn prove(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+        bytes: &Bytes,
+    ) -> Result<MediaType, Error> {
+        let head = self.head(registry, name, digest).await?;
+        let media_type = media_type_of(bytes, head.media_type.as_ref()).map_err(|fault| {
+            let source = Arc::new(invalid(registry, fault));
+            Error::Upstream {
+                subject: Subject::Manifest,
+                source,
+            }
+        })?;
+        let repository = registry.repository(name);
+        self.cache
+            .grant(&repository, digest, Grant::Manifest(media_type.clone()))
+            .await;
+        Ok(media_type)
+    }
+
+    async fn head(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<ManifestHead, Error> {
+        let repository = registry.repository(name);
+        let asked = self.heads.run((repository.clone(), *digest), || {
+            let (upstream, name) = (Arc::clone(registry.upstream()), name.clone());
+            let reference = Reference::Digest(*digest);
+            async move {
+                upstream
+                    .head_manifest(&name, &reference)
+                    .await
+                    .map_err(Arc::new)
+            }
+        });
+        asked.await.ok_or(Error::Lost)?.map_err(|source| {
+            let error = Error::Upstream {
+                subject: Subject::Manifest,
+                source,
+            };
+            self.refusals
+                .remember(&repository, digest, Subject::Manifest, &error);
+            error
+        })
+    }
+}
+
+/// Manifests are small and asked for most: 500 of them answer nine requests in ten (PERFORMANCE: the workload).
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Rounds of joining; each ends in an answer unless the store changes meanwhile.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Waits for a fill that somebody else began. What cannot be kept on disk is in memory by then.
+async fn wait_for(mut follower: Follower, digest: &Digest) -> Result<(), Error> {
+    match follower.verified().await {
+        Ok(_) | Err(FillError::NotKept(_)) => Ok(()),
+        Err(FillError::Abandoned) => {
+            debug!(%digest, "fill was abandoned, asking again");
+            Ok(())
+        }
+        Err(error) => Err(fill_error(error, digest, Subject::Manifest)),
+    }
+}
+
+/// An answer of this registry that cannot be right.
+pub(super) fn invalid(registry: &Registry, fault: Fault) -> upstream::Error {
+    upstream::Error::Invalid {
+        host: registry.upstream().host().to_owned(),
+        fault,
+    }
+}
+
+/// The type of a manifest: upstream's word, which must be the body's own where the body says one.
+pub(super) fn media_type_of(
+    bytes: &[u8],
+    announced: Option<&MediaType>,
+) -> Result<MediaType, Fault> {
+    let declared = oci::declared_media_type(bytes).map_err(|_| Fault::Manifest)?;
+    let announced = announced.filter(|it| it.as_str() != GENERIC_JSON);
+    if announced
+        .into_iter()
+        .chain(&declared)
+        .any(MediaType::is_schema1)
+    {
+        return Err(Fault::Schema1);
+    }
+    match (announced, declared) {
+        (Some(announced), Some(declared)) if *announced != declared => Err(Fault::MediaType),
+        (Some(announced), _) if announced.is_manifest() => Ok(announced.clone()),
+        (None, Some(declared)) if declared.is_manifest() => Ok(declared),
+        (Some(_) | None, _) => Err(Fault::MediaType),
+    }
+}
+
+/// What servers of static files call any JSON: no word at all.
+const GENERIC_JSON: &str = "application/json";

@@ -1,0 +1,74 @@
+//! What was refused a moment ago is refused again without asking: a digest that is not there, a source that lied.
+
+use std::time::Duration;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::error::{Error, Subject};
+use crate::cache::Repository;
+use crate::oci::Digest;
+
+/// Recent refusals, bounded in number; forgetting one costs a question.
+#[derive(Clone, Debug)]
+pub(super) struct Refusals {
+    // The deadline is in the value, since a cache's own clock is not the one that tests pause.
+    recent: Cache<(Repository, Digest, Subject), (Instant, Error)>,
+    negative_for: Duration,
+}
+
+impl Refusals {
+    pub(super) fn new(negative_for: Duration) -> Self {
+        let recent = Cache::builder()
+            .max_capacity(REFUSALS_MAX)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self {
+            recent,
+            negative_for,
+        }
+    }
+
+    /// The refusal that still holds.
+    pub(super) fn standing(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        subject: Subject,
+    ) -> Option<Error> {
+        let key = (repository.clone(), *digest, subject);
+        let (until, error) = self.recent.get(&key)?;
+        (Instant::now() < until).then_some(error)
+    }
+
+    /// Remembers an error that says something about the content, for as long as it is good.
+    pub(super) fn remember(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        subject: Subject,
+        error: &Error,
+    ) {
+        let good_for = match error {
+            Error::Mismatch { .. } => MISMATCH_REFUSED_FOR,
+            Error::Upstream { source, .. } if source.class() == crate::upstream::Class::Gone => {
+                self.negative_for
+            }
+            Error::Upstream { .. }
+            | Error::Request(_)
+            | Error::Route { .. }
+            | Error::Cache(_)
+            | Error::Deadline { .. }
+            | Error::Busy
+            | Error::Lost => return,
+        };
+        let key = (repository.clone(), *digest, subject);
+        self.recent
+            .insert(key, (Instant::now() + good_for, error.clone()));
+    }
+}
+
+/// A source that sent other bytes than those of the digest is not asked for it again for this long.
+const MISMATCH_REFUSED_FOR: Duration = Duration::from_secs(30);
+const REFUSALS_MAX: u64 = 10_000;

@@ -1,0 +1,87 @@
+//! One configured upstream, as pulls see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Freshness, UpstreamConfig};
+use crate::cache::Repository;
+use crate::oci::{Namespace, RepositoryName, Tag};
+use crate::upstream::{Metrics, Source, TransportError, Upstream};
+
+/// One configured upstream: its client and its rules.
+#[derive(Debug)]
+pub struct Registry {
+    config: UpstreamConfig,
+    upstream: Arc<Upstream>,
+}
+
+impl Registry {
+    /// Makes the client; nothing is dialled.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
+    pub fn new(config: UpstreamConfig, metrics: Metrics) -> Result<Self, TransportError> {
+        let upstream = Upstream::new(
+            config.namespace.as_str(),
+            config.connection.clone(),
+            metrics,
+        )?;
+        Ok(Self {
+            config,
+            upstream: Arc::new(upstream),
+        })
+    }
+
+    /// What clients call it.
+    pub fn namespace(&self) -> &Namespace {
+        &self.config.namespace
+    }
+
+    pub(super) fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// Whether names of one segment are official images here: Docker Hub's `debian` is `library/debian`.
+    pub(super) fn has_library(&self) -> bool {
+        self.config.namespace.as_str() == "docker.io"
+            || self.config.connection.url.host() == Some("registry-1.docker.io")
+    }
+
+    /// What grants and tags of this repository belong to.
+    pub(super) fn repository(&self, name: &RepositoryName) -> Repository {
+        Repository {
+            namespace: self.config.namespace.clone(),
+            name: name.clone(),
+        }
+    }
+
+    /// The places that have a blob of this repository, in the order in which they are asked.
+    pub(super) fn sources(&self, name: &RepositoryName) -> Vec<Source> {
+        vec![Source {
+            upstream: Arc::clone(&self.upstream),
+            name: name.clone(),
+        }]
+    }
+
+    /// How long this tag's answers are good.
+    pub(super) fn freshness(&self, tag: &Tag) -> Freshness {
+        let rule = self
+            .config
+            .tags
+            .iter()
+            .find(|rule| rule.pattern.is_match(tag.as_str()));
+        let fresh_for = rule.map_or(self.config.freshness.fresh_for, |rule| rule.fresh_for);
+        // What is fresh is usable.
+        let usable_for: Duration = self.config.freshness.usable_for.max(fresh_for);
+        Freshness {
+            fresh_for,
+            usable_for,
+            ..self.config.freshness
+        }
+    }
+}

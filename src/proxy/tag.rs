@@ -1,0 +1,519 @@
+//! Tags: what they last said, and asking again. *Digests are truth, tags are hearsay.*
+//!
+//! A check is a detached task that asks upstream by HEAD. For each tag one check is in flight and at most one is queued:
+//! a request rests on a check that was sent after it came, so that whoever pushes and then pulls sees what was pushed, and
+//! any number of waiters cost two requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::error::{Error, Subject};
+use super::freshness::{Facts, Verdict, is_usable, judge, next_pause};
+use super::manifest::{Manifests, invalid};
+use super::registry::Registry;
+use crate::cache::{Cache, Lru, Repository, TagRecord};
+use crate::oci::{Digest, MediaType, Reference, RepositoryName, Tag};
+use crate::upstream::{self, Class, Fault, ManifestHead};
+
+/// What all tags last said. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Tags {
+    cache: Cache,
+    manifests: Manifests,
+    states: Shared<(Repository, Tag), Arc<TagState>>,
+    /// Tags that were heard to have moved to a digest whose manifest is not here yet.
+    awaited: Shared<(Repository, Digest), Vec<Arc<TagState>>>,
+    negative_for: Duration,
+    tracker: TaskTracker,
+}
+
+type Shared<K, V> = Arc<Mutex<Lru<K, V>>>;
+
+/// What a tag says now.
+#[derive(Clone, Debug)]
+pub(super) struct Resolved {
+    pub(super) word: Word,
+    pub(super) how: How,
+}
+
+/// On what the word rests.
+#[derive(Clone, Debug)]
+pub(super) enum How {
+    /// It is fresh enough to be served unasked.
+    Fresh,
+    /// Upstream just said so.
+    Checked,
+    /// Upstream could not say, for this reason.
+    Stale(Error),
+}
+
+/// The manifest that a tag points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) digest: Digest,
+    pub(super) media_type: MediaType,
+    pub(super) size: u64,
+}
+
+/// One tag.
+#[derive(Debug)]
+struct TagState {
+    registry: Arc<Registry>,
+    name: RepositoryName,
+    tag: Tag,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// What was last stored, and when it was last confirmed.
+    stored: Option<(Word, Age)>,
+    /// What was heard since, and is not stored yet.
+    heard: Option<(Word, Age)>,
+    /// The last check failed; until when nobody asks again.
+    failed: Option<Failed>,
+    running: Option<Check>,
+    queued: Option<Check>,
+    /// When the record was last written.
+    written: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Failed {
+    until: Instant,
+    pause: Duration,
+    source: Arc<upstream::Error>,
+}
+
+type Checked = Result<Word, Arc<upstream::Error>>;
+type Check = watch::Receiver<Option<Checked>>;
+
+/// How old something is, across restarts.
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    at: Instant,
+    before: Duration,
+}
+
+impl Tags {
+    pub(super) fn new(
+        cache: Cache,
+        manifests: Manifests,
+        negative_for: Duration,
+        tracker: TaskTracker,
+    ) -> Self {
+        Self {
+            cache,
+            manifests,
+            states: Arc::new(Mutex::new(Lru::new(STATES_MAX))),
+            awaited: Arc::new(Mutex::new(Lru::new(AWAITED_MAX))),
+            negative_for,
+            tracker,
+        }
+    }
+
+    /// What the tag says now, as far as its policy asks. Cancel-safe: a check goes on without whoever asked for it.
+    pub(super) async fn resolve(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        tag: &Tag,
+        deadline: Instant,
+    ) -> Result<Resolved, Error> {
+        let state = self.state(registry, name, tag).await;
+        let policy = registry.freshness(tag);
+        let (verdict, stored, failed) = {
+            let inner = state.inner.lock();
+            let facts = inner.facts();
+            (
+                judge(&policy, facts),
+                inner.stored.clone(),
+                inner.failed.clone(),
+            )
+        };
+        match (verdict, stored, failed) {
+            (Verdict::Serve, Some((word, _)), _) => {
+                return Ok(Resolved {
+                    word,
+                    how: How::Fresh,
+                });
+            }
+            (Verdict::ServeStale, Some((word, _)), Some(failed)) => {
+                return Ok(Resolved {
+                    word,
+                    how: How::Stale(failure(failed.source)),
+                });
+            }
+            (Verdict::Fail, _, Some(failed)) => return Err(failure(failed.source)),
+            (Verdict::Serve | Verdict::ServeStale | Verdict::Fail | Verdict::Check, _, _) => {}
+        }
+        let mut check = self.check(&state, policy.fresh_for);
+        let answered = match timeout_at(deadline, check.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone(),
+            Ok(Err(_)) => return Err(Error::Lost),
+            Err(_) => None,
+        };
+        match answered {
+            Some(Ok(word)) => Ok(Resolved {
+                word,
+                how: How::Checked,
+            }),
+            Some(Err(source)) => self.stale(&state, failure(source)).await,
+            None => {
+                let allowed = registry.config().connection.first_byte_timeout;
+                self.stale(&state, Error::Deadline { allowed }).await
+            }
+        }
+    }
+
+    /// What was last stored, if it may stand in for an upstream that cannot say.
+    pub(super) async fn stand_in(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        tag: &Tag,
+        error: Error,
+    ) -> Result<Resolved, Error> {
+        let state = self.state(registry, name, tag).await;
+        self.stale(&state, error).await
+    }
+
+    /// A manifest of this repository is here now: tags that were heard to have moved to it take its digest.
+    pub(super) async fn published(&self, repository: &Repository, digest: &Digest) {
+        let waiting = self.awaited.lock().remove(&(repository.clone(), *digest));
+        for state in waiting.unwrap_or_default() {
+            self.settle(&state).await;
+        }
+    }
+
+    async fn stale(&self, state: &Arc<TagState>, error: Error) -> Result<Resolved, Error> {
+        // What was heard may be here by now.
+        self.settle(state).await;
+        let policy = state.registry.freshness(&state.tag);
+        let stored = state.inner.lock().stored.clone();
+        match stored {
+            Some((word, age)) if error.is_unavailable() && is_usable(&policy, Some(age.now())) => {
+                warn!(
+                    upstream = state.registry.upstream().name(),
+                    error = %crate::net::Chain(&error),
+                    "serving stale tag"
+                );
+                Ok(Resolved {
+                    word,
+                    how: How::Stale(error),
+                })
+            }
+            Some(_) | None => Err(error),
+        }
+    }
+
+    /// The tag's state, with what the disk remembers.
+    async fn state(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Arc<TagState> {
+        let key = (registry.repository(name), tag.clone());
+        if let Some(state) = self.states.lock().touch(&key) {
+            return Arc::clone(state);
+        }
+        // A record that cannot be read is as good as none.
+        let record = self.cache.tag(&key.0, tag).await.ok().flatten();
+        let stored = record.map(|it| {
+            let word = Word {
+                digest: it.digest,
+                media_type: it.media_type,
+                size: it.size,
+            };
+            (
+                word,
+                Age {
+                    at: Instant::now(),
+                    before: it.age,
+                },
+            )
+        });
+        let mut states = self.states.lock();
+        if let Some(state) = states.touch(&key) {
+            return Arc::clone(state);
+        }
+        let state = Arc::new(TagState {
+            registry: Arc::clone(registry),
+            name: name.clone(),
+            tag: tag.clone(),
+            inner: Mutex::new(Inner {
+                stored,
+                ..Inner::default()
+            }),
+        });
+        states.insert(key, Arc::clone(&state));
+        state
+    }
+
+    /// A check that is sent after now; where some age is allowed anyway, one that is under way will do.
+    fn check(&self, state: &Arc<TagState>, fresh_for: Duration) -> Check {
+        let mut inner = state.inner.lock();
+        // A queued check whose task was lost will never be sent.
+        let lost = inner
+            .queued
+            .as_ref()
+            .is_some_and(|queued| queued.has_changed().is_err());
+        if lost {
+            inner.queued = None;
+        }
+        match (&inner.running, &inner.queued) {
+            (Some(running), _) if !fresh_for.is_zero() => running.clone(),
+            // Its turn has not come, so it is sent after now.
+            (_, Some(queued)) => queued.clone(),
+            (Some(running), None) => {
+                let running = running.clone();
+                let (sender, queued) = watch::channel(None);
+                inner.queued = Some(queued.clone());
+                drop(inner);
+                self.spawn_queued(Arc::clone(state), running, sender);
+                queued
+            }
+            (None, None) => {
+                let (sender, running) = watch::channel(None);
+                inner.running = Some(running.clone());
+                drop(inner);
+                self.spawn_check(Arc::clone(state), sender);
+                running
+            }
+        }
+    }
+
+    fn spawn_check(&self, state: Arc<TagState>, sender: watch::Sender<Option<Checked>>) {
+        let this = self.clone();
+        self.tracker
+            .spawn(async move { this.run_check(&state, &sender).await });
+    }
+
+    /// Waits for the running check to end, and takes its place.
+    fn spawn_queued(
+        &self,
+        state: Arc<TagState>,
+        mut running: Check,
+        sender: watch::Sender<Option<Checked>>,
+    ) {
+        let this = self.clone();
+        self.tracker.spawn(async move {
+            // Ended or lost: either way it is over.
+            let _ = running.wait_for(Option::is_some).await;
+            {
+                let mut inner = state.inner.lock();
+                inner.running = inner.queued.take();
+            }
+            this.run_check(&state, &sender).await;
+        });
+    }
+
+    async fn run_check(&self, state: &Arc<TagState>, sender: &watch::Sender<Option<Checked>>) {
+        let sent = Age {
+            at: Instant::now(),
+            before: Duration::ZERO,
+        };
+        let ended = Ended { state, sender };
+        let checked = self.ask(state).await;
+        {
+            let mut inner = state.inner.lock();
+            match &checked {
+                Ok(word) => {
+                    inner.failed = None;
+                    inner.heard = Some((word.clone(), sent));
+                }
+                Err(source) => {
+                    let policy = state.registry.freshness(&state.tag);
+                    let pause = match source.class() {
+                        Class::Unavailable => {
+                            let former = inner.failed.as_ref().map(|it| it.pause);
+                            let told = source.retry_after().unwrap_or_default().min(TOLD_PAUSE_MAX);
+                            Some(next_pause(&policy, former).max(told))
+                        }
+                        Class::Gone => Some(self.negative_for.min(policy.fresh_for)),
+                        Class::Refused => None,
+                    };
+                    inner.failed = pause.filter(|it| !it.is_zero()).map(|pause| Failed {
+                        until: Instant::now() + pause,
+                        pause,
+                        source: Arc::clone(source),
+                    });
+                }
+            }
+        }
+        if checked.is_ok() {
+            self.settle(state).await;
+        }
+        drop(ended);
+        sender.send_replace(Some(checked));
+    }
+
+    /// Asks upstream what the tag says: by HEAD, which registries do not count, and by GET where HEAD does not say.
+    async fn ask(&self, state: &TagState) -> Checked {
+        let (upstream, reference) = (state.registry.upstream(), Reference::Tag(state.tag.clone()));
+        let head = match upstream.head_manifest(&state.name, &reference).await {
+            Ok(head) => word(head),
+            // Some registries let GET through and HEAD not.
+            Err(upstream::Error::Status { status, .. })
+                if status == http::StatusCode::METHOD_NOT_ALLOWED =>
+            {
+                None
+            }
+            Err(error) => return Err(Arc::new(error)),
+        };
+        if let Some(word) = head {
+            return Ok(word);
+        }
+        let manifest = self
+            .manifests
+            .by_tag(&state.registry, &state.name, &reference)
+            .await;
+        let head = manifest.map_err(Arc::new)?;
+        word(head).ok_or_else(|| Arc::new(invalid(&state.registry, Fault::NoDigest)))
+    }
+
+    /// What was heard takes the place of what is stored as soon as its manifest is here.
+    async fn settle(&self, state: &Arc<TagState>) {
+        let Some((word, _)) = state.inner.lock().heard.clone() else {
+            return;
+        };
+        let repository = state.registry.repository(&state.name);
+        if self
+            .manifests
+            .stored(&repository, &word.digest)
+            .await
+            .is_none()
+        {
+            self.await_manifest(state, &repository, &word.digest);
+            // It may have come in between.
+            if self
+                .manifests
+                .stored(&repository, &word.digest)
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+        let record = {
+            let mut inner = state.inner.lock();
+            let Some((heard, age)) = inner.heard.clone().filter(|(it, _)| *it == word) else {
+                return;
+            };
+            let moved = inner
+                .stored
+                .as_ref()
+                .is_none_or(|(stored, _)| *stored != heard);
+            inner.stored = Some((heard, age));
+            inner.heard = None;
+            let due = inner
+                .written
+                .is_none_or(|it| it.elapsed() >= WRITTEN_AGE_MAX);
+            if moved {
+                debug!(upstream = state.registry.upstream().name(), "tag moved");
+            }
+            (moved || due).then(|| {
+                inner.written = Some(Instant::now());
+                let Word {
+                    digest,
+                    media_type,
+                    size,
+                } = word;
+                TagRecord {
+                    digest,
+                    media_type,
+                    size,
+                    age: age.now(),
+                }
+            })
+        };
+        if let Some(record) = record {
+            self.cache.store_tag(&repository, &state.tag, record).await;
+        }
+    }
+
+    fn await_manifest(&self, state: &Arc<TagState>, repository: &Repository, digest: &Digest) {
+        let key = (repository.clone(), *digest);
+        let mut awaited = self.awaited.lock();
+        match awaited.touch(&key) {
+            Some(waiting) if waiting.iter().any(|it| Arc::ptr_eq(it, state)) => {}
+            Some(waiting) if waiting.len() < AWAITED_TAGS_MAX => waiting.push(Arc::clone(state)),
+            Some(_) => info!("too many tags wait for one manifest"),
+            None => {
+                awaited.insert(key, vec![Arc::clone(state)]);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn facts(&self) -> Facts {
+        let failed = self.failed.as_ref().filter(|it| Instant::now() < it.until);
+        Facts {
+            age: self.stored.as_ref().map(|(_, age)| age.now()),
+            paused: failed.is_some(),
+            unavailable: failed.is_some_and(|it| it.source.class() == Class::Unavailable),
+        }
+    }
+}
+
+impl Age {
+    fn now(self) -> Duration {
+        self.at.elapsed() + self.before
+    }
+}
+
+/// Ends the running check also when its task panics: then its waiters see the sender go.
+struct Ended<'a> {
+    state: &'a TagState,
+    sender: &'a watch::Sender<Option<Checked>>,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.state.inner.lock();
+        let own = self.sender.subscribe();
+        let own = inner
+            .running
+            .as_ref()
+            .is_some_and(|it| own.same_channel(it));
+        if own {
+            inner.running = None;
+        }
+    }
+}
+
+/// A registry that asks for a longer pause than this is asked again all the same.
+const TOLD_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// Tags whose state is in memory; others are read from disk when they are asked for.
+const STATES_MAX: usize = 100_000;
+/// Digests that tags were heard to have moved to.
+const AWAITED_MAX: usize = 10_000;
+/// Tags that wait for the same digest.
+const AWAITED_TAGS_MAX: usize = 64;
+/// An unchanged record is written again when it is older than this.
+const WRITTEN_AGE_MAX: Duration = Duration::from_secs(60);
+
+fn failure(source: Arc<upstream::Error>) -> Error {
+    Error::Upstream {
+        subject: Subject::Manifest,
+        source,
+    }
+}
+
+/// A head that says everything that a tag must say.
+fn word(head: ManifestHead) -> Option<Word> {
+    let media_type = head.media_type.filter(MediaType::is_manifest)?;
+    Some(Word {
+        digest: head.digest?,
+        media_type,
+        size: head.size?,
+    })
+}

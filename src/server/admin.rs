@@ -1,0 +1,82 @@
+//! The admin port: metrics and health, never the registry.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use prometheus::{Encoder, Registry, TextEncoder};
+use tracing::error;
+
+use super::health::Health;
+use crate::cache::Cache;
+
+/// What the admin port tells about.
+#[derive(Clone, Debug)]
+pub(super) struct Admin {
+    pub(super) registry: Registry,
+    pub(super) health: Health,
+    pub(super) cache: Cache,
+}
+
+impl Admin {
+    /// Answers one request.
+    pub(super) async fn handle(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Ok(response);
+        }
+        Ok(match request.uri().path() {
+            "/metrics" => self.metrics(),
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /metrics, /livez and /readyz\n",
+            ),
+        })
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut encoded = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut encoded) {
+            error!(error = %error, "metrics could not be rendered");
+            return text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "metrics could not be rendered\n",
+            );
+        }
+        let mut response = Response::new(Full::new(encoded.into()));
+        let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+
+    /// A broken disk is told and is no reason: pulls go around it.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        match (self.health.is_ready(), self.cache.is_degraded()) {
+            (false, _) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            (true, true) => text(
+                StatusCode::OK,
+                "degraded: the cache directory refuses writes\n",
+            ),
+            (true, false) => text(StatusCode::OK, "ok\n"),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,97 @@
+//! The body of a response.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::proxy::{BlobStream, StreamError};
+
+/// The body of a response. It knows exactly when it is at its end, where its length is known.
+pub(super) enum ResponseBody {
+    /// Up to one frame.
+    Memory(Option<Bytes>),
+    /// Frames as they come, and how many bytes are left, when that is known.
+    Stream(Frames, Option<u64>),
+}
+
+type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// Why a body ends short of its length.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// Its source failed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// Its source ended before it should.
+    #[error("the content ended {left} bytes short of its length")]
+    Short { left: u64 },
+}
+
+impl ResponseBody {
+    pub(super) fn empty() -> Self {
+        Self::Memory(None)
+    }
+
+    pub(super) fn memory(bytes: Bytes) -> Self {
+        Self::Memory(Some(bytes).filter(|it| !it.is_empty()))
+    }
+
+    /// A stream of a known or an unknown length.
+    pub(super) fn stream(stream: BlobStream, length: Option<u64>) -> Self {
+        let frames = unfold(Some(stream), |stream| async {
+            let mut stream = stream?;
+            match stream.next().await {
+                Ok(bytes) => bytes.map(|it| (Ok(it), Some(stream))),
+                Err(error) => Some((Err(BodyError::from(error)), None)),
+            }
+        });
+        Self::Stream(Box::pin(frames), length)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Memory(bytes) => Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it)))),
+            Self::Stream(_, Some(0)) => Poll::Ready(None),
+            Self::Stream(frames, left) => {
+                let next = std::task::ready!(frames.as_mut().poll_next(cx));
+                Poll::Ready(match (next, left) {
+                    (Some(Ok(bytes)), left) => {
+                        if let Some(left) = left {
+                            *left = left.saturating_sub(bytes.len() as u64);
+                        }
+                        Some(Ok(Frame::data(bytes)))
+                    }
+                    (Some(Err(error)), _) => Some(Err(error)),
+                    (None, Some(left)) => Some(Err(BodyError::Short { left: *left })),
+                    (None, None) => None,
+                })
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Memory(None) | Self::Stream(_, Some(0)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Memory(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
+            Self::Stream(_, Some(left)) => SizeHint::with_exact(*left),
+            Self::Stream(_, None) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The one seam: every request passes here, and what is counted and logged about it is counted and logged here, when its
+//! response has ended.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::header::{HOST, HeaderValue};
+use http::{HeaderName, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::body::ResponseBody;
+use super::connection::ConnectionHandle;
+use super::metrics::{Labels, Metrics, end_label};
+use super::respond::{self, Wanted};
+use crate::net::{Chain, End, Metered};
+use crate::oci::OCI_NAMESPACE;
+use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) metrics: Metrics,
+}
+
+/// A body that tells how it ended.
+pub(super) type MeteredBody = Metered<ResponseBody, Box<dyn FnOnce(End, u64) + Send>>;
+
+/// The one log line of a request.
+struct Line {
+    id: String,
+    peer: SocketAddr,
+    method: http::Method,
+    path: String,
+    labels: Labels,
+    status: StatusCode,
+    began: Instant,
+    first_byte: Duration,
+}
+
+/// Answers one request.
+pub(super) async fn handle(
+    front: Arc<Front>,
+    peer: SocketAddr,
+    connection: ConnectionHandle,
+    request: Request<Incoming>,
+) -> Result<Response<MeteredBody>, Infallible> {
+    let began = Instant::now();
+    let id = format!("{:016x}", rand::random::<u64>());
+    let route = front.proxy.route(requested(&request));
+    let mut labels = labels_of(&route);
+    let answering = AssertUnwindSafe(answer(&front, &request, &route, &id)).catch_unwind();
+    let (response, outcome) = Box::pin(answering).await.unwrap_or_else(|_| {
+        error!(request = id, "a request's code panicked");
+        (respond::panicked(), "failed")
+    });
+    labels.outcome = outcome;
+    let (mut head, body) = response.into_parts();
+    head.headers.extend(
+        HeaderValue::from_str(&id)
+            .ok()
+            .map(|value| (REQUEST_ID, value)),
+    );
+    if let Ok(Route {
+        namespace: Some(namespace),
+        ..
+    }) = &route
+    {
+        let value = HeaderValue::from_str(namespace).ok();
+        head.headers
+            .extend(value.map(|value| (OCI_NAMESPACE, value)));
+    }
+    let line = Line {
+        id,
+        peer,
+        method: request.method().clone(),
+        path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),
+        labels,
+        status: head.status,
+        began,
+        first_byte: began.elapsed(),
+    };
+    front
+        .metrics
+        .answered(&line.labels, line.status, line.first_byte);
+    let (sent, metrics) = (connection.sent.clone(), front.metrics.clone());
+    let on_end: Box<dyn FnOnce(End, u64) + Send> = Box::new(move |end, bytes| {
+        if end == End::Failed {
+            connection.break_off();
+        }
+        metrics.ended(&line.labels, end, bytes);
+        line.write(end, bytes);
+    });
+    Ok(Response::from_parts(head, Metered::new(body, sent, on_end)))
+}
+
+async fn answer(
+    front: &Front,
+    request: &Request<Incoming>,
+    route: &Result<Route, Error>,
+    id: &str,
+) -> (Response<ResponseBody>, &'static str) {
+    let namespace = route
+        .as_ref()
+        .ok()
+        .map(|it| it.registry.namespace().as_str());
+    let pulled = match (method(request.method()), route) {
+        // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
+        (None, _) => Err(Error::Request(RequestFault::Method)),
+        (Some(_), Err(error)) => Err(error.clone()),
+        (Some(method), Ok(route)) => {
+            let pull = Pull {
+                method,
+                registry: Arc::clone(&route.registry),
+                endpoint: route.endpoint.clone(),
+                caller: Caller::Anyone,
+                deadline: front.proxy.deadline(),
+            };
+            front.proxy.pull(&pull).await.map(|answer| (method, answer))
+        }
+    };
+    match pulled {
+        Ok((method, answer)) => {
+            let outcome = match &answer {
+                Answer::Pong => "none",
+                Answer::Content(content) => content.outcome.label(),
+            };
+            let wanted = Wanted {
+                method,
+                headers: request.headers(),
+                version: request.version(),
+            };
+            match respond::answer(answer, wanted).await {
+                Ok(response) => (response, outcome),
+                Err(error) => {
+                    warn!(request = id, error = %Chain(&error), "no length could be found");
+                    (respond::error(&Error::Busy, namespace), "failed")
+                }
+            }
+        }
+        Err(error) => {
+            log_error(id, &error);
+            let outcome = if error.status().is_server_error() {
+                "failed"
+            } else {
+                "refused"
+            };
+            (respond::error(&error, namespace), outcome)
+        }
+    }
+}
+
+impl Line {
+    fn write(&self, end: End, bytes: u64) {
+        info!(
+            request = self.id,
+            peer = %self.peer,
+            method = %self.method,
+            path = self.path,
+            upstream = self.labels.upstream,
+            endpoint = self.labels.endpoint,
+            outcome = self.labels.outcome,
+            status = self.status.as_u16(),
+            bytes,
+            first_byte_ms = millis(self.first_byte),
+            total_ms = millis(self.began.elapsed()),
+            end = end_label(end),
+            "request"
+        );
+    }
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How much of a path a log line shows: more than the longest valid one.
+const PATH_SHOWN_MAX: usize = 600;
+
+fn requested(request: &Request<Incoming>) -> Requested<'_> {
+    Requested {
+        path: request.uri().path(),
+        query: request.uri().query(),
+        host: request.headers().get(HOST).and_then(|it| it.to_str().ok()),
+    }
+}
+
+fn method(method: &http::Method) -> Option<Method> {
+    match *method {
+        http::Method::GET => Some(Method::Get),
+        http::Method::HEAD => Some(Method::Head),
+        _ => None,
+    }
+}
+
+fn labels_of(route: &Result<Route, Error>) -> Labels {
+    match route {
+        Ok(Route {
+            registry, endpoint, ..
+        }) => Labels {
+            upstream: registry.namespace().as_str().to_owned(),
+            endpoint: endpoint.label(),
+            outcome: "none",
+        },
+        Err(_) => Labels {
+            upstream: "none".to_owned(),
+            endpoint: "none",
+            outcome: "none",
+        },
+    }
+}
+
+/// At the level that the cause deserves (STYLE: errors).
+fn log_error(id: &str, error: &Error) {
+    let chain = Chain(error);
+    match error.status() {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            info!(request = id, error = %chain, "refused by upstream");
+        }
+        status if status == StatusCode::INTERNAL_SERVER_ERROR => {
+            error!(request = id, error = %chain, "request failed");
+        }
+        status if status.is_server_error() => warn!(request = id, error = %chain, "request failed"),
+        _ => debug!(request = id, error = %chain, "request refused"),
+    }
+}
+
+/// Milliseconds with a fraction: hits take less than one.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

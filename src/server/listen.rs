@@ -1,0 +1,276 @@
+//! Accepting connections, and letting them go.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::admin::Admin;
+use super::config::Config;
+use super::connection::Connection;
+use super::handle::{Front, handle};
+use super::health::Health;
+use super::metrics::Metrics;
+use crate::cache::Cache;
+use crate::proxy::Proxy;
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("could not listen on {address}")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Bound listeners, and what serves them.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    registry_addresses: Vec<SocketAddr>,
+    admin_address: SocketAddr,
+    listeners: Vec<TcpListener>,
+    admin_listener: TcpListener,
+    health: Health,
+    metrics: Metrics,
+    /// Cancelled when no more requests are taken.
+    stopping: CancellationToken,
+    connections: TaskTracker,
+    admin_stopping: CancellationToken,
+}
+
+impl Server {
+    /// Binds every address.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be listened on.
+    pub async fn bind(config: Config, health: Health, metrics: Metrics) -> Result<Self, BindError> {
+        let mut listeners = Vec::new();
+        let mut registry_addresses = Vec::new();
+        for address in &config.listen {
+            let (listener, bound) = bind(*address).await?;
+            info!(role = "registry", address = %bound, "listening");
+            listeners.push(listener);
+            registry_addresses.push(bound);
+        }
+        let (admin_listener, admin_address) = bind(config.admin_listen).await?;
+        info!(role = "admin", address = %admin_address, "listening");
+        Ok(Self {
+            config,
+            registry_addresses,
+            admin_address,
+            listeners,
+            admin_listener,
+            health,
+            metrics,
+            stopping: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            admin_stopping: CancellationToken::new(),
+        })
+    }
+
+    /// The bound addresses of the registry API.
+    pub fn registry_addresses(&self) -> &[SocketAddr] {
+        &self.registry_addresses
+    }
+
+    /// The bound address of the admin port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Serves until `stop` is cancelled, then until the responses in progress have ended or the drain timeout is over.
+    /// The admin port is served to the end.
+    pub async fn serve(
+        self,
+        proxy: Arc<Proxy>,
+        cache: Cache,
+        registry: Registry,
+        stop: CancellationToken,
+    ) {
+        let admin = Admin {
+            registry,
+            health: self.health.clone(),
+            cache,
+        };
+        let admin_serving = tokio::spawn(serve_admin(
+            self.admin_listener,
+            admin,
+            self.admin_stopping.clone(),
+        ));
+        let front = Arc::new(Front {
+            proxy,
+            metrics: self.metrics,
+        });
+        let places = Arc::new(Semaphore::new(self.config.connections_max));
+        let accepting = TaskTracker::new();
+        for listener in self.listeners {
+            let acceptor = Acceptor {
+                listener,
+                places: Arc::clone(&places),
+                front: Arc::clone(&front),
+                config: self.config.clone(),
+                stopping: self.stopping.clone(),
+                connections: self.connections.clone(),
+            };
+            accepting.spawn(acceptor.run());
+        }
+        self.health.set_listening();
+        stop.cancelled().await;
+        self.health.set_draining();
+        self.stopping.cancel();
+        accepting.close();
+        accepting.wait().await;
+        self.connections.close();
+        let open = self.connections.len();
+        if open > 0 {
+            info!(connections = open, "draining");
+        }
+        if timeout(self.config.drain_timeout, self.connections.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                connections = self.connections.len(),
+                "drain timeout is over, breaking off"
+            );
+        }
+        self.admin_stopping.cancel();
+        // A panic there is no reason not to stop.
+        let _ = admin_serving.await;
+    }
+}
+
+/// One registry listener.
+struct Acceptor {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    front: Arc<Front>,
+    config: Config,
+    stopping: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Acceptor {
+    async fn run(self) {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned();
+            // Either arm may be dropped: nothing is accepted yet, and a place goes back.
+            let place = tokio::select! {
+                () = self.stopping.cancelled() => return,
+                place = place => place,
+            };
+            let Ok(place) = place else { return };
+            // Accepting is cancel-safe: a connection that is not returned is still in the backlog.
+            let accepted = tokio::select! {
+                () = self.stopping.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.spawn(tcp, peer, place),
+                Err(error) => {
+                    warn!(error = %error, "a connection could not be accepted");
+                    // Out of descriptors, most likely: without a pause this would spin until one is free.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, tcp: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+        let (front, stopping) = (Arc::clone(&self.front), self.stopping.clone());
+        let Config {
+            header_read_timeout,
+            write_idle_timeout,
+            ..
+        } = self.config;
+        self.connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = tcp.set_nodelay(true) {
+                debug!(error = %error, "no TCP_NODELAY");
+            }
+            let connection = Connection::new(tcp, write_idle_timeout, front.metrics.clone());
+            let of_connection = connection.handle();
+            let service = service_fn(move |request| {
+                handle(Arc::clone(&front), peer, of_connection.clone(), request)
+            });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(header_read_timeout)
+                .max_buf_size(BUFFER_BYTES_MAX)
+                .writev(true)
+                .serve_connection(TokioIo::new(connection), service);
+            let mut serving = std::pin::pin!(serving);
+            let served = tokio::select! {
+                served = serving.as_mut() => served,
+                // The connection is not dropped but told, and served to its end.
+                () = stopping.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            if let Err(error) = served {
+                debug!(%peer, error = %crate::net::Chain(&error), "connection ended");
+            }
+        });
+    }
+}
+
+async fn serve_admin(listener: TcpListener, admin: Admin, stopping: CancellationToken) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        // Accepting is cancel-safe.
+        let accepted = tokio::select! {
+            () = stopping.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((tcp, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let (admin, stopping) = (admin.clone(), stopping.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(move |request| admin.clone().handle(request));
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(ADMIN_HEADER_READ_TIMEOUT)
+                .serve_connection(TokioIo::new(tcp), service);
+            // A scrape that is cut at the very end is scraped again.
+            tokio::select! {
+                _ = serving => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// A request head is at most this large, and so much of a response waits in the HTTP library before it asks for more.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+const ADMIN_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let failed = |source| BindError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}

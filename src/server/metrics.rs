@@ -1,0 +1,118 @@
+//! What is counted about requests and their responses.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::net::End;
+
+/// The front's metrics; clones count into the same series.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: IntCounterVec,
+    first_byte: HistogramVec,
+    bytes: IntCounterVec,
+    responses: IntCounterVec,
+    connections: IntGauge,
+}
+
+/// Which request a figure is about. Every value is of a closed set.
+#[derive(Clone, Debug)]
+pub(super) struct Labels {
+    /// A configured namespace, or `none`.
+    pub(super) upstream: String,
+    pub(super) endpoint: &'static str,
+    pub(super) outcome: &'static str,
+}
+
+impl Metrics {
+    /// Makes the series and registers them.
+    ///
+    /// # Errors
+    ///
+    /// When one of the names is already taken in `registry`.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let buckets = vec![
+            0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
+        ];
+        let metrics = Self {
+            requests: IntCounterVec::new(
+                Opts::new("layerhold_requests_total", "Requests answered"),
+                &["upstream", "endpoint", "outcome", "status"],
+            )?,
+            first_byte: HistogramVec::new(
+                HistogramOpts::new(
+                    "layerhold_request_first_byte_seconds",
+                    "From a request to the head of its response",
+                )
+                .buckets(buckets),
+                &["endpoint", "outcome"],
+            )?,
+            bytes: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_response_bytes_total",
+                    "Body bytes sent to clients",
+                ),
+                &["upstream", "endpoint", "outcome"],
+            )?,
+            responses: IntCounterVec::new(
+                Opts::new("layerhold_responses_total", "Responses that ended, by how"),
+                &["end"],
+            )?,
+            connections: IntGauge::new("layerhold_connections", "Open client connections")?,
+        };
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.first_byte.clone()))?;
+        registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.responses.clone()))?;
+        registry.register(Box::new(metrics.connections.clone()))?;
+        for end in [End::Complete, End::Failed, End::Abandoned] {
+            metrics.responses.with_label_values(&[end_label(end)]);
+        }
+        Ok(metrics)
+    }
+
+    pub(super) fn answered(&self, labels: &Labels, status: StatusCode, waited: Duration) {
+        let Labels {
+            upstream,
+            endpoint,
+            outcome,
+        } = labels;
+        self.requests
+            .with_label_values(&[upstream, *endpoint, *outcome, status.as_str()])
+            .inc();
+        self.first_byte
+            .with_label_values(&[*endpoint, *outcome])
+            .observe(waited.as_secs_f64());
+    }
+
+    pub(super) fn ended(&self, labels: &Labels, end: End, bytes: u64) {
+        let Labels {
+            upstream,
+            endpoint,
+            outcome,
+        } = labels;
+        self.responses.with_label_values(&[end_label(end)]).inc();
+        self.bytes
+            .with_label_values(&[upstream, *endpoint, *outcome])
+            .inc_by(bytes);
+    }
+
+    pub(super) fn connected(&self) {
+        self.connections.inc();
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.connections.dec();
+    }
+}
+
+/// A response's end as a label.
+pub(super) const fn end_label(end: End) -> &'static str {
+    match end {
+        End::Complete => "complete",
+        End::Failed => "failed",
+        End::Abandoned => "abandoned",
+    }
+}

@@ -1,0 +1,203 @@
+//! Answers and errors as responses. Every header is set here.
+
+use std::ops::Range;
+
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, RANGE,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
+
+use super::body::ResponseBody;
+use crate::net::{ByteRange, ContentRange, Resolved, if_range_allows, none_match, unsatisfied};
+use crate::oci::{
+    DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, ErrorCode, MediaType, error_body,
+};
+use crate::proxy::{Answer, Body, Content, Error, Method, RequestFault, StreamError};
+
+/// What of a request shapes the response to content.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) method: Method,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) version: Version,
+}
+
+/// What part of the content goes out.
+enum Part {
+    Nothing(StatusCode),
+    Whole,
+    Range(Range<u64>),
+}
+
+/// The response to a pull.
+pub(super) async fn answer(
+    answer: Answer,
+    wanted: Wanted<'_>,
+) -> Result<Response<ResponseBody>, StreamError> {
+    match answer {
+        Answer::Pong => Ok(pong()),
+        Answer::Content(content) => self::content(content, wanted).await,
+    }
+}
+
+/// The response to a pull that has no content. Fixed sentences only: hosts, paths and causes are for the log.
+pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<ResponseBody> {
+    let code = error.code();
+    let message = code.map_or(UPSTREAM_FAILED, ErrorCode::message);
+    let mut response = Response::new(ResponseBody::memory(error_body(code, message).into()));
+    *response.status_mut() = error.status();
+    let headers = response.headers_mut();
+    registry_headers(headers);
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Some(after) = error.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    if matches!(error, Error::Request(RequestFault::Method)) {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    if error.status() == StatusCode::UNAUTHORIZED {
+        // Ours, never upstream's own: what that names is no place to send a client's credentials.
+        let challenge = format!("Basic realm=\"{}\"", namespace.unwrap_or("layerhold"));
+        headers.extend(
+            HeaderValue::from_str(&challenge)
+                .ok()
+                .map(|it| (WWW_AUTHENTICATE, it)),
+        );
+    }
+    response
+}
+
+/// The response when a request's code panicked.
+pub(super) fn panicked() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::memory(
+        error_body(None, "the proxy failed").into(),
+    ));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+fn pong() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::memory("{}".into()));
+    registry_headers(response.headers_mut());
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+async fn content(
+    content: Content,
+    wanted: Wanted<'_>,
+) -> Result<Response<ResponseBody>, StreamError> {
+    let Content {
+        digest,
+        media_type,
+        mut size,
+        outcome,
+        mut body,
+    } = content;
+    if let (Body::Stream(stream), None, Version::HTTP_10) = (&mut body, size, wanted.version) {
+        // No length and no chunks: a connection that just ends would be the only end, so it must be the right one.
+        size = Some(stream.verified().await?);
+    }
+    let etag = format!("\"{digest}\"");
+    let part = part(wanted, &etag, size);
+    let mut response = Response::new(ResponseBody::empty());
+    let headers = response.headers_mut();
+    registry_headers(headers);
+    set(headers, DOCKER_CONTENT_DIGEST, &digest.to_string());
+    set(headers, ETAG, &etag);
+    set(headers, CACHE_STATUS, outcome.cache_status());
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let media_type = media_type.as_ref().map_or(OCTET_STREAM, MediaType::as_str);
+    let (status, length) = match &part {
+        Part::Nothing(StatusCode::RANGE_NOT_SATISFIABLE) => {
+            set(
+                headers,
+                CONTENT_RANGE,
+                &unsatisfied(size.unwrap_or_default()),
+            );
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(0))
+        }
+        Part::Nothing(status) => (*status, None),
+        Part::Whole => {
+            set(headers, CONTENT_TYPE, media_type);
+            (StatusCode::OK, size)
+        }
+        Part::Range(range) => {
+            set(headers, CONTENT_TYPE, media_type);
+            let content_range = ContentRange {
+                range: range.clone(),
+                size,
+            };
+            set(headers, CONTENT_RANGE, &content_range.to_string());
+            (StatusCode::PARTIAL_CONTENT, Some(range.end - range.start))
+        }
+    };
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *response.status_mut() = status;
+    *response.body_mut() = cut(body, &part, length);
+    Ok(response)
+}
+
+/// What goes out of content with this entity tag: RFC 9110 §13.2.2, steps 3 and 5.
+fn part(wanted: Wanted<'_>, etag: &str, size: Option<u64>) -> Part {
+    if none_match(wanted.headers, etag) {
+        return Part::Nothing(StatusCode::NOT_MODIFIED);
+    }
+    let range = wanted
+        .headers
+        .get(RANGE)
+        .and_then(|it| ByteRange::parse(it.to_str().ok()?));
+    let (Method::Get, Some(range), Some(size)) = (wanted.method, range, size) else {
+        return Part::Whole;
+    };
+    if !if_range_allows(wanted.headers, etag) {
+        return Part::Whole;
+    }
+    match range.resolve(size) {
+        Resolved::Part(range) => Part::Range(range),
+        Resolved::Whole => Part::Whole,
+        Resolved::Unsatisfiable => Part::Nothing(StatusCode::RANGE_NOT_SATISFIABLE),
+    }
+}
+
+fn cut(body: Body, part: &Part, length: Option<u64>) -> ResponseBody {
+    match (body, part) {
+        (Body::None, _) | (_, Part::Nothing(_)) => ResponseBody::empty(),
+        (Body::Memory(bytes), Part::Whole) => ResponseBody::memory(bytes),
+        (Body::Memory(bytes), Part::Range(range)) => {
+            // A manifest's range lies within its bytes, which are in memory.
+            let index = |offset: u64| {
+                usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len())
+            };
+            ResponseBody::memory(bytes.slice(index(range.start)..index(range.end)))
+        }
+        (Body::Stream(stream), Part::Whole) => ResponseBody::stream(*stream, length),
+        (Body::Stream(stream), Part::Range(range)) => {
+            ResponseBody::stream(stream.part(range.start, range.end), length)
+        }
+    }
+}
+
+/// By which clients know a registry, on every answer.
+fn registry_headers(headers: &mut HeaderMap) {
+    headers.insert(
+        DOCKER_DISTRIBUTION_API_VERSION,
+        HeaderValue::from_static("registry/2.0"),
+    );
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    // Everything rendered here is of visible characters.
+    headers.extend(HeaderValue::from_str(text).ok().map(|value| (name, value)));
+}
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTET_STREAM: &str = "application/octet-stream";
+const UPSTREAM_FAILED: &str = "the upstream registry could not be asked";

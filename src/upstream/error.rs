@@ -1,0 +1,178 @@
+//! What goes wrong between us and an upstream registry, and what kind of news it is.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// What went wrong between us and an upstream registry.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be made, or the one that was made broke before the response head.
+    #[error("could not reach {host}")]
+    Unreachable {
+        /// The registry.
+        host: String,
+        /// What the client said.
+        #[source]
+        source: hyper_util::client::legacy::Error,
+    },
+    /// The connection broke within a body.
+    #[error("{host} broke off the transfer")]
+    Cut {
+        /// The registry.
+        host: String,
+        /// What the connection said.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The upstream fell silent.
+    #[error("{host} sent nothing for {waited:?}")]
+    Silent {
+        /// The registry.
+        host: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The registry says that it has no such thing (404, 410).
+    #[error("{host} does not have it")]
+    Gone {
+        /// The registry.
+        host: String,
+    },
+    /// The registry does not let us (401, 403).
+    #[error("{host} refused with {status}")]
+    Refused {
+        /// The registry.
+        host: String,
+        /// 401 or 403.
+        status: StatusCode,
+    },
+    /// Any other answer that is not the one asked for.
+    #[error("{host} answered {status}")]
+    Status {
+        /// The registry.
+        host: String,
+        /// The status.
+        status: StatusCode,
+        /// `Retry-After`, when it was a number of seconds (RFC 9110 §10.2.3).
+        retry_after: Option<Duration>,
+    },
+    /// An answer that contradicts itself or the question.
+    #[error("{host} gave an answer that cannot be right: {fault}")]
+    Invalid {
+        /// The registry.
+        host: String,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// `Docker-Content-Digest` cannot be parsed.
+    #[error("the digest header is malformed")]
+    DigestHeader,
+    /// The bytes are not those of the digest that was asked for or announced.
+    #[error("the bytes are not those of the digest")]
+    Digest,
+    /// Not a manifest type, or another one than the body says.
+    #[error("the content type is not that of a manifest, or not the body's own")]
+    MediaType,
+    /// Docker schema 1, whose digest is not that of its bytes.
+    #[error("the manifest is of docker schema 1, which is not supported")]
+    Schema1,
+    /// The body is not a manifest.
+    #[error("the body is not a manifest")]
+    Manifest,
+    /// The body is larger than a manifest may be.
+    #[error("the manifest is larger than the limit")]
+    TooLarge,
+    /// A content coding that we did not ask for.
+    #[error("the content is encoded though identity was asked for")]
+    Encoding,
+    /// The range is not the one that was asked for, or the size changed.
+    #[error("the range is not the one that was asked for")]
+    Range,
+    /// Neither a digest nor a way to compute one.
+    #[error("the answer has no digest")]
+    NoDigest,
+}
+
+/// What kind of news an error is (DESIGN: freshness).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The registry itself says that it is not there.
+    Gone,
+    /// The registry itself does not let us.
+    Refused,
+    /// Everything else: nothing is known about the content.
+    Unavailable,
+}
+
+impl Error {
+    /// What kind of news this is.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Gone { .. } => Class::Gone,
+            Self::Refused { .. } => Class::Refused,
+            Self::Unreachable { .. }
+            | Self::Cut { .. }
+            | Self::Silent { .. }
+            | Self::Status { .. }
+            | Self::Invalid { .. } => Class::Unavailable,
+        }
+    }
+
+    /// Whether the same request may succeed if sent again.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Cut { .. } | Self::Silent { .. } => true,
+            Self::Status { status, .. } => {
+                status.is_server_error()
+                    || matches!(
+                        *status,
+                        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+                    )
+            }
+            Self::Gone { .. } | Self::Refused { .. } | Self::Invalid { .. } => false,
+        }
+    }
+
+    /// What is wrong with the answer, when that is the error.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Invalid { fault, .. } => Some(*fault),
+            Self::Unreachable { .. }
+            | Self::Cut { .. }
+            | Self::Silent { .. }
+            | Self::Gone { .. }
+            | Self::Refused { .. }
+            | Self::Status { .. } => None,
+        }
+    }
+
+    /// How long the registry asked us to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Unreachable { .. }
+            | Self::Cut { .. }
+            | Self::Silent { .. }
+            | Self::Gone { .. }
+            | Self::Refused { .. }
+            | Self::Invalid { .. } => None,
+        }
+    }
+
+    /// A metrics label for why something is tried again.
+    pub(super) fn retry_reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Cut { .. } => "cut",
+            Self::Silent { .. } => "stall",
+            Self::Gone { .. } | Self::Refused { .. } | Self::Status { .. } => "status",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The bytes of one blob, in order, whatever happens on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tracing::debug;
+
+use super::client::{Body, Upstream};
+use super::error::{Error, Fault};
+use crate::oci::{Digest, RepositoryName};
+
+/// A place that has the blob.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The registry.
+    pub upstream: Arc<Upstream>,
+    /// The repository there.
+    pub name: RepositoryName,
+}
+
+/// A blob, or a part of it, on its way to us. A cut or a stall is continued by `Range` at the next source; what was
+/// received is never received again unless a registry ignores the range, and then it is passed over. The caller verifies
+/// the whole.
+#[derive(Debug)]
+pub struct Transfer {
+    sources: Vec<Source>,
+    /// Which source is asked.
+    turn: usize,
+    digest: Digest,
+    /// The offset of the next byte that the caller gets.
+    position: u64,
+    /// Where the caller wants to stop, exclusive.
+    until: Option<u64>,
+    size: Option<u64>,
+    body: Option<Body>,
+    /// Bytes of the present body that the caller has already.
+    skip: u64,
+    /// Failures since the last progress, and in all.
+    failures: u32,
+    resumptions: u32,
+}
+
+impl Transfer {
+    /// Asks the sources in turn for the blob from an offset on, up to an exclusive end if one is given. There must be at
+    /// least one source.
+    ///
+    /// # Errors
+    ///
+    /// The first error that is news about the content, else the last one.
+    pub async fn open(
+        sources: Vec<Source>,
+        digest: Digest,
+        from: u64,
+        until: Option<u64>,
+    ) -> Result<Self, Error> {
+        let mut transfer = Self {
+            sources,
+            turn: 0,
+            digest,
+            position: from,
+            until,
+            size: None,
+            body: None,
+            skip: 0,
+            failures: 0,
+            resumptions: 0,
+        };
+        loop {
+            match transfer.connect().await {
+                Ok(()) => return Ok(transfer),
+                Err(error)
+                    if transfer.turn + 1 == transfer.sources.len() || !error.is_transient() =>
+                {
+                    return Err(error);
+                }
+                Err(_) => transfer.turn += 1,
+            }
+        }
+    }
+
+    /// The size of the whole blob, when a source has said it.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The next bytes; `None` is the end. Waits through interruptions. Cancel-safe: what was not given out is asked for
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// When no source goes on.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let end = self.until.or(self.size);
+            if end.is_some_and(|end| self.position >= end) {
+                return Ok(None);
+            }
+            let received = match &mut self.body {
+                Some(body) => body.next().await,
+                None => match self.connect().await {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+            };
+            match received {
+                Ok(Some(bytes)) => {
+                    if let Some(bytes) = self.take(bytes, end) {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Ok(None) if end.is_none() => return Ok(None),
+                // Less than was announced, though the connection vouches for its end.
+                Ok(None) => {
+                    let Some(source) = self.sources.get(self.turn) else {
+                        return Ok(None);
+                    };
+                    let error = source.upstream.invalid(Fault::Range);
+                    self.recover(error).await?;
+                }
+                Err(error) => self.recover(error).await?,
+            }
+        }
+    }
+
+    /// What of these bytes the caller has not had and wants.
+    fn take(&mut self, mut bytes: Bytes, end: Option<u64>) -> Option<Bytes> {
+        let skipped = bytes
+            .len()
+            .min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        bytes.advance(skipped);
+        self.skip -= skipped as u64;
+        if let Some(end) = end {
+            bytes.truncate(usize::try_from(end - self.position).unwrap_or(usize::MAX));
+        }
+        if bytes.is_empty() {
+            return None;
+        }
+        self.failures = 0;
+        self.position += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    /// Notes a failure, and waits before the next attempt; or gives the error back when it is one too many.
+    async fn recover(&mut self, error: Error) -> Result<(), Error> {
+        self.body = None;
+        self.failures += 1;
+        self.resumptions += 1;
+        if self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
+            return Err(error);
+        }
+        let Some(source) = self.sources.get(self.turn) else {
+            return Err(error);
+        };
+        // A broken connection says nothing about the source; anything else does, and another one must take over.
+        if !error.is_transient() && self.sources.len() == 1 {
+            return Err(error);
+        }
+        source.upstream.retried(&error);
+        debug!(host = source.upstream.host(), digest = %self.digest, position = self.position, error = %error, "transfer interrupted");
+        self.turn = (self.turn + 1) % self.sources.len();
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(4));
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        let Some(source) = self.sources.get(self.turn) else {
+            return Ok(());
+        };
+        let whole = self.position == 0 && self.until.is_none();
+        let part = (!whole).then_some((self.position, self.until));
+        let answer = source
+            .upstream
+            .blob(&source.name, &self.digest, part)
+            .await?;
+        if let (Some(size), Some(former)) = (answer.size, self.size)
+            && size != former
+        {
+            return Err(source.upstream.invalid(Fault::Range));
+        }
+        self.size = self.size.or(answer.size);
+        self.skip = self.position - answer.begins_at;
+        self.body = Some(answer.body);
+        Ok(())
+    }
+}
+
+/// Failures in a row without a byte of progress.
+const FAILURES_MAX: u32 = 4;
+/// Interruptions of one transfer in all.
+const RESUMPTIONS_MAX: u32 = 32;
+/// The pause after the first failure, doubling; half of it is left to chance, so that many do not come back at once.
+const PAUSE: Duration = Duration::from_millis(50);
