@@ -1,0 +1,124 @@
+//! The binary under test.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::http;
+use crate::process::Process;
+use crate::registry::Descriptor;
+use crate::wait::until;
+
+/// A running layerhold, whose cache starts empty.
+pub(crate) struct Proxy {
+    // Held for its drop.
+    _process: Process,
+    registry: SocketAddr,
+    admin: SocketAddr,
+    cache: PathBuf,
+}
+
+impl Proxy {
+    /// Starts layerhold in the place of Docker Hub, in front of `upstream`.
+    pub(crate) fn start(dir: &Path, upstream: SocketAddr) -> Self {
+        let config = dir.join("layerhold.toml");
+        let cache = dir.join("cache");
+        let document = format!(
+            r#"listen = ["127.0.0.1:0"]
+admin_listen = "127.0.0.1:0"
+
+[cache]
+dir = "{}"
+size = "4GiB"
+
+[[upstream]]
+namespace = "docker.io"
+url = "http://{upstream}"
+default = true
+"#,
+            cache.display()
+        );
+        fs::write(&config, document).unwrap();
+        let config = config.to_str().unwrap();
+        let args = ["serve", "--config", config, "--log-format", "json"];
+        let mut process = Process::start("layerhold", dir, env!("CARGO_BIN_EXE_layerhold"), &args);
+        let mut bound = |role: &str| {
+            process.wait_for(&format!("{role} address"), |process| {
+                address(&process.events(), role)
+            })
+        };
+        Self {
+            registry: bound("registry"),
+            admin: bound("admin"),
+            _process: process,
+            cache,
+        }
+    }
+
+    /// Where clients pull.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.registry
+    }
+
+    /// How many requests had this outcome.
+    pub(crate) fn requests_with_outcome(&self, outcome: &str) -> usize {
+        let metrics = String::from_utf8(http::get(self.admin, "/metrics", "*/*")).unwrap();
+        let label = format!("outcome=\"{outcome}\"");
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("layerhold_requests_total{") && line.contains(&label));
+        let counts = lines.map(|line| line.rsplit(' ').next().unwrap());
+        counts.map(|count| count.parse::<usize>().unwrap()).sum()
+    }
+
+    /// Waits until at least so many requests had this outcome. They are counted once they ended,
+    /// which a client may see first.
+    pub(crate) fn counted(&self, outcome: &str, times: usize) {
+        until(
+            &format!("{times} requests with the outcome {outcome}"),
+            || (self.requests_with_outcome(outcome) >= times).then_some(()),
+        );
+    }
+
+    /// Waits until the published blobs are at least these, and returns what is published then.
+    /// A client has its last byte before the blob is published.
+    pub(crate) fn published(&self, parts: &BTreeSet<Descriptor>) -> BTreeSet<Descriptor> {
+        until("publication of every blob", || {
+            let published = self.blobs();
+            published.is_superset(parts).then_some(published)
+        })
+    }
+
+    /// All that is stored under `blobs/`.
+    fn blobs(&self) -> BTreeSet<Descriptor> {
+        let mut blobs = BTreeSet::new();
+        let mut dirs = vec![self.cache.join("blobs")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                let meta = entry.metadata().unwrap();
+                if meta.is_dir() {
+                    dirs.push(entry.path());
+                } else {
+                    let name = entry.file_name().into_string().unwrap();
+                    blobs.insert(Descriptor {
+                        digest: format!("sha256:{name}"),
+                        size: meta.len(),
+                    });
+                }
+            }
+        }
+        blobs
+    }
+}
+
+/// The address that a listener was logged with.
+fn address(events: &[Value], role: &str) -> Option<SocketAddr> {
+    let fields = events.iter().map(|event| &event["fields"]);
+    let mut mine =
+        fields.filter(|fields| fields["message"] == "listening" && fields["role"] == role);
+    mine.next()?["address"].as_str()?.parse().ok()
+}
