@@ -82,7 +82,6 @@ impl App {
             serving.await;
             // What panicked there must not keep the process.
             let _ = release.await;
-            info!("stopped");
             stopped_sender.send_replace(true);
         });
         Ok(Running {

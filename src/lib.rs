@@ -1,6 +1,64 @@
 //! layerhold: a pull-through caching proxy for OCI and Docker registries.
 //!
-//! (being written)
+//! It stands in front of upstream registries, serves immutable content from one deduplicated directory, and asks upstream
+//! only about what can change. *Digests are truth, tags are hearsay.*
+//!
+//! # The shape of a pull
+//!
+//! ```text
+//!   client                                                                           upstream
+//!     │  GET /v2/library/debian/blobs/sha256:ab…                                         ▲
+//!     ▼                                                                                  │
+//!  server   accept, limits ─ parse path → Endpoint ───────┐   ┌─ Answer → response, count, log
+//!     │                                                   ▼   │                          │
+//!  proxy                 which upstream? granted? look up ┴───┴─ what does the answer mean?
+//!     │                                │                                                 │
+//!     ├─ hit ────────── cache: open ───┼──────► file ─────────────► socket               │
+//!     ├─ join ───────── cache: follow ─┼──────► fill as it grows ─► socket               │
+//!     ├─ miss ───────── cache: begin ──┘   ▲                                             │
+//!     │                       └─ fill task: upstream body ─► staging file + hasher ──────┘
+//!     │                                     │ digest right: release the tail → sync, rename, index → forget the fill
+//!     │                                     └ it is not, or every source fails: tell followers why
+//!     └─ bypass ─────── no room, disk broken: upstream body ────► socket
+//! ```
+//!
+//! The client of a miss is just a follower of the fill that it caused. There is one way to read a blob, at an offset; hit,
+//! join and miss differ only in how long the next byte takes. Nobody leads, and nobody waits for anybody's socket.
+//!
+//! # The floors
+//!
+//! A module uses only modules that are declared after it, here and within each floor; a test keeps it so.
+//!
+//! - [`app`] builds every floor, joins them, starts and stops them.
+//! - [`config`] is what to run on, checked whole; [`cli`] is what was typed.
+//! - [`server`] is the HTTP front: connections, limits, the one seam of every request, the admin port. *It does not know
+//!   how content comes about.*
+//! - [`proxy`] is what pulling means: routes, grants, freshness, and what an answer is. *It opens no socket and joins no
+//!   path.*
+//! - [`cache`] is bytes on disk. *It cannot name a host.* [`upstream`] is one remote registry. *It cannot name a file.*
+//!   The two never meet but in `proxy`, so that the cache is tested without a network and the client without a disk.
+//! - [`net`] holds HTTP pieces that know no registry; [`oci`] holds the spec's words as types, *without I/O, clock or
+//!   async*.
+//!
+//! # Invariants
+//!
+//! Each is enforced in one place, and a test has its number.
+//!
+//! 1. A path becomes an [`oci::Endpoint`] at the door; below [`server`], no name, tag or digest is a string.
+//! 2. A published file is right: it was hashed here under its name, is made by rename only, and never written again.
+//! 3. Absent, filling or present: one lock decides.
+//! 4. A thousand clients of one digest cause one upstream transfer.
+//! 5. No socket stands in a fill's way, and a fill outlives the client that caused it.
+//! 6. The last byte waits for the digest. A range that ends before the last byte is served unverified.
+//! 7. Room before bytes: used and reserved never exceed the limit once the start-up scan has ended. What is being read is
+//!    never evicted; a pull that finds no room goes around the cache.
+//! 8. Content under a digest is never revalidated; a tag is an answer with an age.
+//! 9. The cache may fail, pulls may not: readers of a fill that cannot be kept go on from upstream by themselves.
+//! 10. Everything has a limit.
+//! 11. Credentials do not cross hosts. (There are none yet.)
+//! 12. Stopping is part of running: the directory is released first, then bodies drain.
+//! 13. A repository vouches for its content: having the bytes is not a right to them.
+//! 14. Bytes are never rewritten.
 
 pub mod app;
 pub mod config;

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::clock;
 use super::layout::{Layout, Repository};
 use super::metrics::Metrics;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, Tag};
 
 /// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -289,11 +289,7 @@ impl Disk {
     }
 
     /// A tag's record as text; empty when there is none.
-    pub(super) fn read_tag(
-        &self,
-        repository: &Repository,
-        tag: &crate::oci::Tag,
-    ) -> io::Result<String> {
+    pub(super) fn read_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<String> {
         self.read_text(&self.layout.tag(repository, tag))
     }
 
@@ -301,13 +297,18 @@ impl Disk {
     pub(super) fn write_tag(
         &self,
         repository: &Repository,
-        tag: &crate::oci::Tag,
+        tag: &Tag,
         text: &str,
     ) -> io::Result<()> {
         self.counted(
             "write",
             self.replace(&self.layout.tag(repository, tag), text.as_bytes()),
         )
+    }
+
+    /// Removes a tag's record.
+    pub(super) fn remove_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<()> {
+        self.remove(&self.layout.tag(repository, tag))
     }
 
     /// Forgets a repository's grants and tags; deeper repositories keep theirs.

@@ -135,7 +135,7 @@ impl Filler {
             .send_modify(|progress| progress.size = Some(size));
         let (index, disk) = (Arc::clone(&self.index), Arc::clone(&self.disk));
         let made = tokio::task::spawn_blocking(move || {
-            let reservation = index.reserve(size.unwrap_or(GROWTH_BYTES))?;
+            let reservation = index.reserve(size.unwrap_or_else(|| index.growth()))?;
             Ok::<_, NoRoom>((reservation, disk.stage()))
         });
         let (reservation, staged) = match made.await {
@@ -361,7 +361,7 @@ impl Writer {
             let more = if self.sized {
                 bytes
             } else {
-                GROWTH_BYTES.max(bytes)
+                self.reservation.growth().max(bytes)
             };
             self.reservation
                 .grow(more)
@@ -414,7 +414,5 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 const QUEUE_BYTES_MAX: usize = 2 << 20;
 /// Chunks that wait for the writer of one fill.
 const QUEUE_CHUNKS_MAX: usize = 256;
-/// Steps in which room is made for a blob whose size nobody knows.
-const GROWTH_BYTES: u64 = 16 << 20;
 /// Slices of one vectored write; the kernel's own limit (`UIO_MAXIOV`).
 const IOV_MAX: usize = 1024;

@@ -252,6 +252,11 @@ impl Index {
         })
     }
 
+    /// The steps in which room is made for a blob whose size nobody knows: a small part of a small budget.
+    pub(super) fn growth(&self) -> u64 {
+        (self.state.lock().ledger.limit() / GROWTH_SHARE).clamp(1, GROWTH_BYTES_MAX)
+    }
+
     /// Counts bytes of metadata in or out.
     pub(super) fn charge(&self, more: u64, less: u64) {
         let mut state = self.state.lock();
@@ -520,6 +525,10 @@ impl Reservation {
         self.bytes
     }
 
+    pub(super) fn growth(&self) -> u64 {
+        self.index.growth()
+    }
+
     /// Notes that the file system knows of `bytes` more of it.
     pub(super) fn wrote(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes - self.written);
@@ -560,6 +569,8 @@ impl Drop for BlobFile {
     }
 }
 
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
+const GROWTH_SHARE: u64 = 64;
 /// Open files kept for the next reader.
 const OPEN_FILES_MAX: usize = 512;
 /// A last use is written to disk when the one there is older than this.

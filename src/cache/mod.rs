@@ -7,6 +7,8 @@
 //! **What is absent:** no upstream, no HTTP, no freshness. The cache stores what a tag last said and never judges it, and
 //! it stores what a repository was proven to hold and never asks for proof.
 
+#[cfg(test)]
+mod model;
 mod store;
 mod repositories;
 mod reader;

@@ -28,6 +28,8 @@ pub enum Content {
     Blob(Blob),
     /// Arriving.
     Follower(Follower, Buffers),
+    /// Here, so many bytes of it, and not to be read now.
+    Unreadable(u64),
 }
 
 /// Why content could not be read to its end.
@@ -36,9 +38,12 @@ pub enum ReadError {
     /// The fill ended before the reader did.
     #[error(transparent)]
     Fill(#[from] FillError),
-    /// The file has fewer bytes than were published.
-    #[error("the file ends before the blob does")]
+    /// The file has fewer bytes than were published, or the disk has lost some.
+    #[error("the file does not have all of the blob")]
     Truncated,
+    /// The file cannot be opened now.
+    #[error("the file cannot be opened")]
+    Unreadable,
     /// The disk refused.
     #[error("the cache could not be read")]
     Io(#[from] io::Error),
@@ -74,7 +79,11 @@ impl Blob {
     /// Reads at `offset`, at most `max` bytes and at least one. Cancel-safe.
     async fn read_at(&self, offset: u64, max: u64) -> Result<Bytes, ReadError> {
         let file = Arc::clone(&self.file);
-        let read = read_file(&self.buffers, file, |it| &it.file, offset, max).await?;
+        let read = match read_file(&self.buffers, file, |it| &it.file, offset, max).await {
+            // What the disk has lost is as good as damaged.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Bytes::new(),
+            other => other?,
+        };
         if read.is_empty() {
             let index = Arc::clone(&self.index);
             let digest = self.file.digest;
@@ -91,6 +100,7 @@ impl Content {
         match self {
             Self::Blob(blob) => Some(blob.size()),
             Self::Follower(follower, _) => follower.size(),
+            Self::Unreadable(size) => Some(*size),
         }
     }
 
@@ -108,6 +118,7 @@ impl Content {
                 .read_at(offset, max.min(blob.size() - offset))
                 .await
                 .map(Some),
+            Self::Unreadable(_) => Err(ReadError::Unreadable),
             Self::Follower(follower, buffers) => match follower.at(offset).await? {
                 At::End => Ok(None),
                 At::Memory(mut bytes) => {

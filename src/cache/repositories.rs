@@ -148,6 +148,20 @@ impl Repositories {
         Ok(())
     }
 
+    /// Forgets a tag's answer. May block.
+    pub(super) fn forget_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<()> {
+        let former = self.disk.read_tag(repository, tag)?.len() as u64;
+        if former == 0 || self.index.is_closed() {
+            return Ok(());
+        }
+        self.disk.remove_tag(repository, tag)?;
+        let metadata = self.known_or_new(repository);
+        let mut metadata = metadata.lock();
+        metadata.bytes = metadata.bytes.saturating_sub(former);
+        self.index.charge(0, former);
+        Ok(())
+    }
+
     /// Takes in what is on disk, oldest first, so that the bound holds across restarts. May block.
     pub(super) fn scan(&self) {
         let mut found = Vec::new();

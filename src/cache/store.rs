@@ -37,6 +37,8 @@ pub struct Cache {
 pub enum Joined {
     /// It is here.
     Present(Blob),
+    /// It is here, so many bytes of it, and cannot be opened now: go around the cache.
+    Unreadable(u64),
     /// Somebody brings it.
     Following(Follower),
     /// Nobody does: the caller must, and may follow itself.
@@ -131,10 +133,10 @@ impl Cache {
                     if let Some(blob) = self.open_blob(digest).await {
                         return Joined::Present(blob);
                     }
-                    // It was not there after all, and the index knows it now; or it cannot be opened.
-                    if self.index.size_of(digest).is_some() {
-                        self.forget_unreadable(digest).await;
+                    if let Some(size) = self.index.size_of(digest) {
+                        return Joined::Unreadable(size);
                     }
+                    // It was not there after all, and the index knows it now.
                 }
             }
         }
@@ -151,12 +153,9 @@ impl Cache {
         self.index.touch(digest);
     }
 
-    /// Content that can be read from this blob or fill.
-    pub fn content(&self, joined: Result<Blob, Follower>) -> Content {
-        match joined {
-            Ok(blob) => Content::Blob(blob),
-            Err(follower) => Content::Follower(follower, self.buffers.clone()),
-        }
+    /// What this fill brings, to be read from any offset on.
+    pub fn follow(&self, follower: Follower) -> Content {
+        Content::Follower(follower, self.buffers.clone())
     }
 
     /// What the repository was proven to hold of this digest. Cancel-safe.
@@ -211,6 +210,17 @@ impl Cache {
         log_panic(stored.await);
     }
 
+    /// Forgets a tag's answer; a disk that refuses has been counted and logged.
+    pub async fn forget_tag(&self, repository: &Repository, tag: &Tag) {
+        let (repositories, repository, tag) = (
+            Arc::clone(&self.repositories),
+            repository.clone(),
+            tag.clone(),
+        );
+        let forgotten = spawn_blocking(move || repositories.forget_tag(&repository, &tag).ok());
+        log_panic(forgotten.await);
+    }
+
     /// Puts bytes that are whole already under their digest, through a filler that the caller holds.
     ///
     /// # Errors
@@ -250,12 +260,6 @@ impl Cache {
             }
         };
         file.map(|file| Blob::new(file, Arc::clone(&self.index), self.buffers.clone()))
-    }
-
-    /// A file that is there and cannot be opened is as good as damaged.
-    async fn forget_unreadable(&self, digest: &Digest) {
-        let (index, digest) = (Arc::clone(&self.index), *digest);
-        log_panic(spawn_blocking(move || index.quarantine(&digest)).await);
     }
 }
 

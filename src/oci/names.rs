@@ -50,7 +50,7 @@ impl RepositoryName {
     ///
     /// # Errors
     ///
-    /// When it is not of the spec's form, or longer than [`NAME_BYTES_MAX`].
+    /// When it is not of the spec's form, or longer than 255 bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let valid = text.len() <= NAME_BYTES_MAX && text.split('/').all(is_component);
         if valid {

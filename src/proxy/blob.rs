@@ -13,7 +13,7 @@ use super::flights::Flights;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::stream::BlobStream;
-use crate::cache::{Cache, FillError, Filler, Follower, Grant, Joined, Repository};
+use crate::cache::{self, Cache, FillError, Filler, Follower, Grant, Joined, Repository};
 use crate::oci::{Digest, RepositoryName};
 use crate::upstream::{self, BlobHead, Source, Transfer};
 
@@ -102,7 +102,7 @@ impl Blobs {
             let (follower, outcome) = match self.cache.join(digest, repository).await {
                 Joined::Present(blob) if proven => {
                     let size = Some(blob.size());
-                    let stream = BlobStream::new(self.cache.content(Ok(blob)), detour());
+                    let stream = BlobStream::new(cache::Content::Blob(blob), detour());
                     return Ok(content(
                         *digest,
                         size,
@@ -113,7 +113,12 @@ impl Blobs {
                 Joined::Following(follower) if proven || follower.is_through(repository) => {
                     (follower, Outcome::Join)
                 }
-                Joined::Present(_) | Joined::Following(_) => {
+                Joined::Unreadable(size) if proven => {
+                    let stream = BlobStream::new(cache::Content::Unreadable(size), detour());
+                    let body = Body::Stream(Box::new(stream));
+                    return Ok(content(*digest, Some(size), Outcome::Bypass, body));
+                }
+                Joined::Present(_) | Joined::Unreadable(_) | Joined::Following(_) => {
                     // Having the bytes is not a right to them.
                     self.prove(registry, name, digest, false).await?;
                     proven = true;
@@ -161,7 +166,7 @@ impl Blobs {
         if size == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
             return Err(Followed::Failed(Error::Mismatch { expected: *digest }));
         }
-        let stream = BlobStream::new(self.cache.content(Err(follower)), detour);
+        let stream = BlobStream::new(self.cache.follow(follower), detour);
         Ok(content(
             *digest,
             size,

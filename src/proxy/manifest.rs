@@ -14,7 +14,7 @@ use super::error::{Error, Subject};
 use super::flights::Flights;
 use super::refusals::Refusals;
 use super::registry::Registry;
-use crate::cache::{Cache, FillError, Filler, Follower, Grant, Joined, Repository};
+use crate::cache::{Cache, Content, FillError, Filler, Follower, Grant, Joined, Repository};
 use crate::oci::{self, Digest, MediaType, Reference, RepositoryName};
 use crate::upstream::{self, Fault, ManifestHead};
 
@@ -91,13 +91,16 @@ impl Manifests {
             }
             match (self.cache.join(digest, &repository).await, granted) {
                 (Joined::First(filler, _), _) => {
-                    return self.fetch(filler, registry, name).await;
+                    return self.fetch(Some(filler), registry, name, digest).await;
+                }
+                (Joined::Unreadable(_), _) => {
+                    return self.fetch(None, registry, name, digest).await;
                 }
                 (Joined::Present(blob), granted) => {
-                    let mut content = self.cache.content(Ok(blob));
+                    let mut content = Content::Blob(blob);
                     let Ok(bytes) = content.read_all(self.bytes_max).await else {
-                        // Set aside if it was damaged; asked for again either way.
-                        continue;
+                        // Not to be read, or too large to be a manifest: upstream has the word.
+                        return self.fetch(None, registry, name, digest).await;
                     };
                     let media_type = match granted {
                         Some(media_type) => media_type,
@@ -229,21 +232,25 @@ impl Manifests {
             .await;
     }
 
-    /// Brings a manifest, whoever waits for it and whoever leaves.
+    /// Brings a manifest, whoever waits for it and whoever leaves; without a filler only into memory.
     async fn fetch(
         &self,
-        filler: Filler,
+        filler: Option<Filler>,
         registry: &Arc<Registry>,
         name: &RepositoryName,
+        digest: &Digest,
     ) -> Result<Served, Error> {
-        let digest = *filler.digest();
+        let digest = *digest;
         let (this, registry, name) = (self.clone(), Arc::clone(registry), name.clone());
         let fetched = self.tracker.spawn(async move {
             let repository = registry.repository(&name);
             match this.fetch_verified(&digest, &registry, &name).await {
                 Ok((bytes, media_type)) => {
                     this.keep(&repository, &digest, &bytes, &media_type).await;
-                    let _ = this.cache.put(filler, bytes.clone()).await;
+                    if let Some(filler) = filler {
+                        // Not kept on disk: then it is served from memory.
+                        let _ = this.cache.put(filler, bytes.clone()).await;
+                    }
                     Ok(Served {
                         bytes,
                         media_type,
@@ -252,7 +259,9 @@ impl Manifests {
                 }
                 Err(error) => {
                     let source = Arc::new(error);
-                    filler.fail(Arc::new(Shared(Arc::clone(&source))));
+                    if let Some(filler) = filler {
+                        filler.fail(Arc::new(Shared(Arc::clone(&source))));
+                    }
                     let error = if source.fault() == Some(Fault::Digest) {
                         Error::Mismatch { expected: digest }
                     } else {

@@ -77,6 +77,7 @@ impl BlobStream {
                 Err(error) => Err(StreamError::Content(error.into())),
             },
             From::Cache(cache::Content::Blob(blob)) => Ok(blob.size()),
+            From::Cache(cache::Content::Unreadable(size)) => Ok(*size),
             From::Bypass(_) => Err(StreamError::Busy),
         }
     }
@@ -124,7 +125,7 @@ impl BlobStream {
         };
         let handover = match error {
             ReadError::Fill(FillError::NotKept(handover)) => handover,
-            ReadError::Truncated | ReadError::Io(_) => {
+            ReadError::Truncated | ReadError::Unreadable | ReadError::Io(_) => {
                 warn!(digest = %self.detour.digest(), error = %error, "going around the cache");
                 anew(&self.detour)
             }

@@ -330,6 +330,10 @@ impl Tags {
                     inner.heard = Some((word.clone(), sent));
                 }
                 Err(source) => {
+                    if source.class() == Class::Gone {
+                        inner.stored = None;
+                        inner.heard = None;
+                    }
                     let policy = state.registry.freshness(&state.tag);
                     let pause = match source.class() {
                         Class::Unavailable => {
@@ -348,8 +352,14 @@ impl Tags {
                 }
             }
         }
-        if checked.is_ok() {
-            self.settle(state).await;
+        match &checked {
+            Ok(_) => self.settle(state).await,
+            // What the registry itself says is gone does not come back when the registry is.
+            Err(source) if source.class() == Class::Gone => {
+                let repository = state.registry.repository(&state.name);
+                self.cache.forget_tag(&repository, &state.tag).await;
+            }
+            Err(_) => {}
         }
         drop(ended);
         sender.send_replace(Some(checked));

@@ -1,7 +1,7 @@
 //! The HTTP front: accept, limits, the one seam that every request passes, and the admin port.
 //!
 //! A request is parsed once and becomes a pull; an answer becomes a response here and nowhere else. Whatever is counted or
-//! logged about a request is counted and logged in [`handle`], when the response has ended.
+//! logged about a request is counted and logged in `handle.rs`, when the response has ended.
 //!
 //! **What is absent:** nothing here knows how content comes about.
 

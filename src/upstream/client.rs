@@ -35,6 +35,8 @@ pub struct Upstream {
     transport: Transport,
     /// Requests in flight, bodies included.
     places: Arc<Semaphore>,
+    /// The part of them that may be blobs, which take long: heads and manifests always find a place.
+    blob_places: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -73,6 +75,7 @@ pub struct Body {
     idle_timeout: Duration,
     received: IntCounter,
     _place: OwnedSemaphorePermit,
+    blob_place: Option<OwnedSemaphorePermit>,
 }
 
 /// The answer to a GET of a blob, from some offset on.
@@ -101,6 +104,9 @@ impl Upstream {
                 .unwrap_or_default(),
             transport: transport::client(&config)?,
             places: Arc::new(Semaphore::new(config.requests_max)),
+            blob_places: Arc::new(Semaphore::new(
+                (config.requests_max - config.requests_max / 4).max(1),
+            )),
             config,
             metrics,
         })
@@ -224,6 +230,8 @@ impl Upstream {
             Some(until) => format!("bytes={from}-{}", until.saturating_sub(1)),
             None => format!("bytes={from}-"),
         });
+        // The semaphore is never closed.
+        let blob_place = Arc::clone(&self.blob_places).acquire_owned().await.ok();
         let response = self.ask(&Method::GET, &endpoint, range.as_deref()).await?;
         let (response, place) = self.successful(response)?;
         self.refuse_encoding(response.headers())?;
@@ -240,7 +248,8 @@ impl Upstream {
         } else {
             (0, response.body().size_hint().exact())
         };
-        let body = self.body(response.into_body(), place);
+        let mut body = self.body(response.into_body(), place);
+        body.blob_place = blob_place;
         Ok(BlobAnswer {
             begins_at,
             size,
@@ -369,6 +378,7 @@ impl Upstream {
             idle_timeout: self.config.idle_timeout,
             received: self.metrics.bytes_from(&self.name),
             _place: place,
+            blob_place: None,
         }
     }
 

@@ -1,0 +1,353 @@
+//! The store against a map, through thousands of random steps. A seed that fails is printed and becomes a test by name.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use prometheus::Registry;
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
+
+use super::config::{Config, Share};
+use super::fill::FillError;
+use super::filler::Filler;
+use super::layout::Repository;
+use super::metrics::Metrics;
+use super::reader::{Blob, Content};
+use super::store::{Cache, Joined};
+use crate::oci::{Algorithm, Digest, Namespace, RepositoryName};
+
+/// What the store must know of a digest. What is not in the map is absent.
+#[derive(Debug)]
+enum Known {
+    Filling {
+        filler: Filler,
+        received: usize,
+        corrupt: bool,
+    },
+    Present,
+}
+
+struct Model {
+    dir: tempfile::TempDir,
+    cache: Cache,
+    registry: Registry,
+    blobs: HashMap<Digest, Bytes>,
+    known: HashMap<Digest, Known>,
+    /// Blobs held open across steps, evicted or not.
+    held: Vec<(Digest, Blob)>,
+    random: SmallRng,
+    evictions_seen: u64,
+    /// How often the steps that matter happened, so that a run that tests nothing fails.
+    hits: u64,
+    evicted: u64,
+    mismatches: u64,
+}
+
+impl Model {
+    async fn new(seed: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut blobs = HashMap::new();
+        for n in 0..BLOBS {
+            let mut bytes = vec![0; random.random_range(0..BLOB_BYTES_MAX)];
+            random.fill(bytes.as_mut_slice());
+            let algorithm = if n % 4 == 0 {
+                Algorithm::Sha512
+            } else {
+                Algorithm::Sha256
+            };
+            blobs.insert(Digest::of(algorithm, &bytes), Bytes::from(bytes));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, registry) = open(dir.path()).await;
+        let (known, held) = (HashMap::new(), Vec::new());
+        Self {
+            dir,
+            cache,
+            registry,
+            blobs,
+            known,
+            held,
+            random,
+            evictions_seen: 0,
+            hits: 0,
+            evicted: 0,
+            mismatches: 0,
+        }
+    }
+
+    async fn step(&mut self) {
+        let digest = *self.blobs.keys().choose(&mut self.random).unwrap();
+        match self.random.random_range(0..100) {
+            0..35 => self.join(digest).await,
+            35..60 => self.write().await,
+            60..85 => self.commit().await,
+            85..90 => self.give_up(),
+            90..98 => drop(self.held.pop()),
+            _ => self.restart().await,
+        }
+        self.check();
+    }
+
+    async fn join(&mut self, digest: Digest) {
+        let joined = self.cache.join(&digest, &repository()).await;
+        match (joined, self.known.get(&digest)) {
+            (Joined::Present(blob), Some(Known::Present)) => {
+                let read = Content::Blob(blob.clone())
+                    .read_all(u64::MAX)
+                    .await
+                    .unwrap();
+                assert_eq!(read, self.blobs[&digest], "a present blob has its bytes");
+                self.held.push((digest, blob));
+                self.hits += 1;
+            }
+            (Joined::Following(_), Some(Known::Filling { .. })) => {}
+            (Joined::First(mut filler, follower), None) => {
+                filler.place().await;
+                let size = self.blobs[&digest].len() as u64;
+                let size = self.random.random_bool(0.8).then_some(size);
+                match filler.begin(size).await {
+                    Ok(()) => {
+                        let corrupt = self.random.random_bool(0.1);
+                        self.known.insert(
+                            digest,
+                            Known::Filling {
+                                filler,
+                                received: 0,
+                                corrupt,
+                            },
+                        );
+                    }
+                    Err(FillError::NotKept(_)) => assert!(follower.size() == size),
+                    Err(error) => panic!("no source has failed: {error}"),
+                }
+            }
+            (joined, known) => panic!("{joined:?}, but the model knows {known:?}"),
+        }
+    }
+
+    async fn write(&mut self) {
+        let fillings = self
+            .known
+            .iter_mut()
+            .filter(|(_, it)| matches!(it, Known::Filling { .. }));
+        let Some((
+            digest,
+            Known::Filling {
+                filler,
+                received,
+                corrupt,
+            },
+        )) = fillings.choose(&mut self.random)
+        else {
+            return;
+        };
+        let rest = self.blobs[digest].slice(*received..);
+        let count = self.random.random_range(0..=rest.len());
+        let mut bytes = rest[..count].to_vec();
+        if *corrupt && let Some(first) = bytes.first_mut() {
+            *first ^= 1;
+        }
+        *received += count;
+        if filler.write(bytes.into()).await.is_err() {
+            let digest = *digest;
+            self.known.remove(&digest);
+        }
+    }
+
+    async fn commit(&mut self) {
+        let fillings = self
+            .known
+            .iter()
+            .filter(|(_, it)| matches!(it, Known::Filling { .. }));
+        let Some(digest) = fillings.map(|(digest, _)| *digest).choose(&mut self.random) else {
+            return;
+        };
+        let Some(Known::Filling {
+            mut filler,
+            received,
+            corrupt,
+        }) = self.known.remove(&digest)
+        else {
+            return;
+        };
+        let rest = self.blobs[&digest].slice(received..);
+        // What was corrupted before stays so; what is corrupted must have a byte to be corrupted.
+        let corrupt = corrupt && !(received == 0 && rest.is_empty());
+        let mut rest = rest.to_vec();
+        if corrupt && let Some(first) = rest.first_mut() {
+            *first ^= 1;
+        }
+        if filler.write(rest.into()).await.is_err() {
+            return;
+        }
+        match filler.verify().await {
+            Ok(verified) => {
+                assert!(!corrupt, "wrong bytes were found right");
+                verified.publish().await;
+                self.known.insert(digest, Known::Present);
+            }
+            Err(FillError::Mismatch { .. }) => {
+                assert!(corrupt, "right bytes were found wrong");
+                self.mismatches += 1;
+            }
+            Err(FillError::NotKept(_)) => {}
+            Err(error) => panic!("no source has failed: {error}"),
+        }
+    }
+
+    fn give_up(&mut self) {
+        let fillings = self
+            .known
+            .iter()
+            .filter(|(_, it)| matches!(it, Known::Filling { .. }));
+        if let Some(digest) = fillings.map(|(digest, _)| *digest).choose(&mut self.random) {
+            self.known.remove(&digest);
+        }
+    }
+
+    async fn restart(&mut self) {
+        self.known.retain(|_, it| matches!(it, Known::Present));
+        self.held.clear();
+        let cache = self.cache.clone();
+        tokio::task::spawn_blocking(move || cache.release())
+            .await
+            .unwrap();
+        self.forget_evicted();
+        (self.cache, self.registry) = open(self.dir.path()).await;
+        self.evictions_seen = 0;
+    }
+
+    /// What must hold after every step.
+    fn check(&mut self) {
+        self.forget_evicted();
+        let state = |name| self.figure("layerhold_cache_bytes", Some(name));
+        assert!(
+            state("used") + state("reserved") <= LIMIT,
+            "the budget holds"
+        );
+        let present = self
+            .known
+            .values()
+            .filter(|it| matches!(it, Known::Present))
+            .count();
+        assert_eq!(self.figure("layerhold_cache_blobs", None), present as u64);
+        assert_eq!(
+            files(&self.dir.path().join("blobs")),
+            present,
+            "the directory is the truth"
+        );
+    }
+
+    /// Takes what was evicted out of the model: nothing else may vanish, and nothing that is being read.
+    fn forget_evicted(&mut self) {
+        let evictions = self.figure("layerhold_evictions_total", None);
+        let mut vanished = 0;
+        let layout = super::layout::Layout::new(self.dir.path().to_owned());
+        let held = &self.held;
+        self.known.retain(|digest, known| {
+            let gone = matches!(known, Known::Present) && !layout.blob(digest).exists();
+            if gone {
+                assert!(
+                    held.iter().all(|(it, _)| it != digest),
+                    "evicted while being read"
+                );
+                vanished += 1;
+            }
+            !gone
+        });
+        assert_eq!(
+            vanished,
+            evictions - self.evictions_seen,
+            "only eviction removes"
+        );
+        self.evictions_seen = evictions;
+        self.evicted += vanished;
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the figures are small counts"
+    )]
+    fn figure(&self, name: &str, state: Option<&str>) -> u64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|it| it.name() == name).unwrap();
+        let metrics = family.get_metric().iter();
+        let mut metrics = metrics.filter(|it| {
+            state.is_none_or(|state| it.get_label().iter().any(|label| label.value() == state))
+        });
+        let metric = metrics.next().unwrap();
+        (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+    }
+}
+
+const BLOBS: usize = 24;
+const BLOB_BYTES_MAX: usize = 3000;
+const LIMIT: u64 = 16_000;
+
+async fn open(dir: &Path) -> (Cache, Registry) {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    let config = Config {
+        dir: dir.to_owned(),
+        size: Some(LIMIT),
+        free_space_min: Share::Bytes(0),
+        high_watermark: Share::Percent(100.0),
+        low_watermark: Share::Percent(90.0),
+        repositories_max: 10,
+        fills_max: BLOBS,
+    };
+    let opening = move || {
+        let cache = Cache::open(&config, metrics).unwrap();
+        cache.scan();
+        cache
+    };
+    (
+        tokio::task::spawn_blocking(opening).await.unwrap(),
+        registry,
+    )
+}
+
+fn repository() -> Repository {
+    Repository {
+        namespace: Namespace::parse("docker.io").unwrap(),
+        name: RepositoryName::parse("library/debian").unwrap(),
+    }
+}
+
+fn files(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { files(&path) } else { 1 })
+        .sum()
+}
+
+#[expect(clippy::print_stdout, reason = "a failing test shows its seed")]
+async fn run(seed: u64, steps: usize) {
+    println!("seed {seed}");
+    let mut model = Model::new(seed).await;
+    for _ in 0..steps {
+        model.step().await;
+    }
+    let Model {
+        hits,
+        evicted,
+        mismatches,
+        ..
+    } = model;
+    assert!(
+        hits > 0 && evicted > 0 && mismatches > 0,
+        "{hits} {evicted} {mismatches}"
+    );
+}
+
+#[tokio::test]
+async fn the_store_behaves_as_a_map_does() {
+    for seed in 0..8 {
+        run(seed, 500).await;
+    }
+}
