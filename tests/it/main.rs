@@ -1,7 +1,13 @@
-//! One test binary for the whole application.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
+//! The whole application, tested at its sockets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot set up has failed"
+)]
+#![expect(
+    clippy::print_stdout,
+    reason = "seeds are printed, and shown when a test fails"
+)]
 
-#[test]
-fn x() {
-    Some(1).unwrap();
-}
+mod harness;
+mod selfcheck;

@@ -1,0 +1,188 @@
+//! The real binary, for what only a process can do: be killed, be signalled, exit.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+use super::proxy::{Front, ProxyBuilder};
+use super::{POLL, within};
+
+/// A running binary; dropped, it is killed.
+pub(crate) struct Binary {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    front: Front,
+}
+
+impl Binary {
+    /// Starts the binary and waits until it listens.
+    pub(crate) async fn start(builder: &ProxyBuilder) -> Self {
+        Self::run(command(&builder.file())).await
+    }
+
+    /// Starts the binary so that no file of it grows beyond this many KiB: writes fail as on a broken disk.
+    pub(crate) async fn start_with_file_limit(builder: &ProxyBuilder, kib: usize) -> Self {
+        let mut command = Command::new("sh");
+        // An ignored signal stays ignored in what is executed, so that the write fails instead of killing.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_layerhold"), "serve"])
+            .arg("--config")
+            .arg(builder.file())
+            .args(["--log-format", "json"]);
+        Self::run(command).await
+    }
+
+    /// Runs the binary where it must refuse: how it exited, and what it said.
+    pub(crate) async fn refused(builder: &ProxyBuilder) -> (ExitStatus, String) {
+        let (mut child, log) = spawn(command(&builder.file()));
+        let status = exited(&mut child).await;
+        let said = async {
+            while Arc::strong_count(&log) > 1 {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        within("the end of stderr", said).await;
+        let text = log.lock().join("\n");
+        (status, text)
+    }
+
+    async fn run(command: Command) -> Self {
+        let (mut child, log) = spawn(command);
+        let listening = async {
+            loop {
+                let registry = address(&log.lock(), "registry");
+                let admin = address(&log.lock(), "admin");
+                if let (Some(registry), Some(admin)) = (registry, admin) {
+                    return Front { registry, admin };
+                }
+                if let Some(status) = child.try_wait().unwrap() {
+                    panic!("{status}: {}", log.lock().join("\n"));
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let front = within("the binary to listen", listening).await;
+        Self { child, log, front }
+    }
+
+    /// Stops it as a power failure would.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().unwrap();
+        exited(&mut self.child).await;
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        let pid = Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// Waits until it has exited.
+    pub(crate) async fn exited(mut self) -> ExitStatus {
+        exited(&mut self.child).await
+    }
+
+    /// The log so far: one line, one object.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        let log = self.log.lock();
+        let parse = |line: &String| {
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON on stderr: {line:?}"))
+        };
+        log.iter().map(parse).collect()
+    }
+
+    /// Waits for a line of the log that `wanted` accepts.
+    pub(crate) async fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let come = async {
+            loop {
+                if let Some(line) = self.log().into_iter().find(&wanted) {
+                    return line;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        within("a line of the log", come).await
+    }
+}
+
+impl std::ops::Deref for Binary {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        // Gone already, or gone now: either is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The value of a field, wherever the encoder puts fields.
+pub(crate) fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+    line.get(name).or_else(|| line.get("fields")?.get(name))
+}
+
+fn command(file: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+    command
+        .args(["serve", "--config"])
+        .arg(file)
+        .args(["--log-format", "json"]);
+    command
+}
+
+/// Starts a process whose stderr is collected by a thread of its own.
+fn spawn(mut command: Command) -> (Child, Arc<Mutex<Vec<String>>>) {
+    let mut child = command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let lines = Arc::clone(&log);
+    thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            lines.lock().push(line);
+        }
+    });
+    (child, log)
+}
+
+async fn exited(child: &mut Child) -> ExitStatus {
+    let gone = async {
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    within("the binary to exit", gone).await
+}
+
+/// Where the log says that a listener is.
+fn address(log: &[String], role: &str) -> Option<std::net::SocketAddr> {
+    let is = |line: &Value, name: &str, value: &str| {
+        field(line, name).and_then(Value::as_str) == Some(value)
+    };
+    log.iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .find(|line| is(line, "message", "listening") && is(line, "role", role))
+        .and_then(|line| field(&line, "address")?.as_str()?.parse().ok())
+}

@@ -1,0 +1,42 @@
+//! What every test stands on: a registry that can be told to misbehave, the proxy in front of it, and a client that
+//! believes nothing it did not verify.
+//!
+//! Nothing here looks inside the application. Tests wait for what can be seen from outside (a request at the fake, a byte
+//! at the client, a number at `/metrics`), and every wait ends in a sentence.
+
+pub(crate) mod binary;
+pub(crate) mod proxy;
+pub(crate) mod registry;
+mod reply;
+pub(crate) mod script;
+pub(crate) mod client;
+pub(crate) mod blob;
+
+use std::time::Duration;
+
+pub(crate) use binary::Binary;
+pub(crate) use blob::{Blob, Image, Manifest};
+pub(crate) use client::{Answer, Connection, End, Head, Request, Whole};
+pub(crate) use proxy::{ProxyBuilder, TestProxy};
+pub(crate) use registry::{At, FakeRegistry};
+pub(crate) use script::{Fault, Target, any, get, head};
+
+/// One mebibyte.
+pub(crate) const MIB: usize = 1 << 20;
+
+/// One kibibyte.
+pub(crate) const KIB: usize = 1 << 10;
+
+/// How long anything may take before the test says that it hangs.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at something that cannot call us.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits for `future`, and fails with `what` instead of hanging.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {DEADLINE:?} for {what}"),
+    }
+}

@@ -1,0 +1,349 @@
+//! The application on ports and a directory of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Parser;
+use layerhold::app::{App, Running};
+use layerhold::cli::{Args, Command};
+use layerhold::config::Config;
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::blob::Blob;
+use super::client::{Head, Request, Whole};
+use super::registry::FakeRegistry;
+use super::{POLL, within};
+
+/// The namespace of the first upstream, which is the default one.
+pub(crate) const ONE: &str = "one.example";
+
+/// The namespace that tests give a second upstream.
+pub(crate) const TWO: &str = "two.example";
+
+/// What a proxy is going to run on.
+#[derive(Clone, Debug)]
+pub(crate) struct ProxyBuilder {
+    settings: Table,
+    upstreams: Vec<Table>,
+    /// Holds the cache directory and the configuration file; gone with the last who knows it.
+    home: Arc<TempDir>,
+}
+
+/// A proxy that runs in this process.
+pub(crate) struct TestProxy {
+    running: Running,
+    front: Front,
+    builder: ProxyBuilder,
+}
+
+/// The two addresses of a proxy, in this process or another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Front {
+    pub(crate) registry: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl ProxyBuilder {
+    fn new() -> Self {
+        let home = Arc::new(tempfile::tempdir().unwrap());
+        let builder = Self {
+            settings: Table::new(),
+            upstreams: Vec::new(),
+            home,
+        };
+        let dir = builder.dir().to_str().unwrap().to_owned();
+        builder
+            .set("listen", vec!["127.0.0.1:0"])
+            .set("admin_listen", "127.0.0.1:0")
+            .set("cache.dir", dir)
+            .set("cache.size", "1GiB")
+            // What the machine's disk has free is not what most tests are about.
+            .set("cache.free_space_min", "0%")
+    }
+
+    /// Sets a key of the configuration file, such as `freshness.fresh_for`.
+    pub(crate) fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let mut table = &mut self.settings;
+        let (sections, last) = key.rsplit_once('.').unwrap_or(("", key));
+        for section in sections.split_terminator('.') {
+            let inner = table.entry(section).or_insert(Value::Table(Table::new()));
+            table = inner.as_table_mut().unwrap();
+        }
+        table.insert(last.to_owned(), value.into());
+        self
+    }
+
+    /// Adds an upstream.
+    pub(crate) fn and(mut self, namespace: &str, upstream: &FakeRegistry) -> Self {
+        let mut table = Table::new();
+        table.insert("namespace".to_owned(), namespace.into());
+        let url = format!("http://{}", upstream.address());
+        table.insert("url".to_owned(), url.into());
+        if self.upstreams.is_empty() {
+            table.insert("default".to_owned(), true.into());
+        }
+        self.upstreams.push(table);
+        self
+    }
+
+    /// Sets a key of the upstream that was added last.
+    pub(crate) fn upstream(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let upstream = self.upstreams.last_mut().unwrap();
+        upstream.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The cache directory.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.home.path().join("cache")
+    }
+
+    /// Writes the configuration file and says where.
+    pub(crate) fn file(&self) -> PathBuf {
+        let mut table = self.settings.clone();
+        table.insert("upstream".to_owned(), self.upstreams.clone().into());
+        let file = self.home.path().join("layerhold.toml");
+        fs::write(&file, toml::to_string(&table).unwrap()).unwrap();
+        file
+    }
+
+    /// Starts the application.
+    pub(crate) async fn start(self) -> TestProxy {
+        let config = config(&self.file());
+        let running = within("the start", App::start(config)).await.unwrap();
+        let front = Front {
+            registry: *running.registry_addresses().first().unwrap(),
+            admin: running.admin_address(),
+        };
+        TestProxy {
+            running,
+            front,
+            builder: self,
+        }
+    }
+
+    /// Starts the application where it must refuse, and says why it did.
+    pub(crate) async fn refused(self) -> String {
+        let config = config(&self.file());
+        match within("the refusal", App::start(config)).await {
+            Ok(_) => panic!("it started"),
+            Err(error) => chain(&error),
+        }
+    }
+}
+
+impl TestProxy {
+    /// A proxy whose only upstream so far is `upstream`, by the name of [`ONE`].
+    pub(crate) fn in_front_of(upstream: &FakeRegistry) -> ProxyBuilder {
+        Self::in_front_of_named(ONE, upstream)
+    }
+
+    /// A proxy whose default upstream has a name of the test's choice.
+    pub(crate) fn in_front_of_named(namespace: &str, upstream: &FakeRegistry) -> ProxyBuilder {
+        ProxyBuilder::new().and(namespace, upstream)
+    }
+
+    /// Begins to stop.
+    pub(crate) fn shut_down(&self) {
+        self.running.shut_down();
+    }
+
+    /// Waits until it has stopped; what it ran on, for another start.
+    pub(crate) async fn stopped(self) -> ProxyBuilder {
+        within("the proxy to stop", self.running.stopped()).await;
+        self.builder
+    }
+
+    /// Stops and starts on the same directory.
+    pub(crate) async fn restart(self) -> Self {
+        self.shut_down();
+        self.stopped().await.start().await
+    }
+
+    /// What it runs on: for a second one on the same directory.
+    pub(crate) fn builder(&self) -> &ProxyBuilder {
+        &self.builder
+    }
+
+    /// The published file of a digest, by the layout that is part of the contract.
+    pub(crate) fn published(&self, digest: &str) -> PathBuf {
+        published(&self.builder.dir(), digest)
+    }
+
+    /// The files under `staging/`.
+    pub(crate) fn staging(&self) -> Vec<PathBuf> {
+        staging(&self.builder.dir())
+    }
+}
+
+impl std::ops::Deref for TestProxy {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
+}
+
+impl Front {
+    /// A GET at the registry port.
+    pub(crate) fn get(&self, target: impl Into<String>) -> Request {
+        Request::new(self.registry, "GET", target)
+    }
+
+    /// A HEAD at the registry port.
+    pub(crate) fn head(&self, target: impl Into<String>) -> Request {
+        Request::new(self.registry, "HEAD", target)
+    }
+
+    /// A GET of a blob.
+    pub(crate) fn blob(&self, repository: &str, digest: &str) -> Request {
+        self.get(format!("/v2/{repository}/blobs/{digest}"))
+    }
+
+    /// A GET of a manifest.
+    pub(crate) fn manifest(&self, repository: &str, reference: &str) -> Request {
+        self.get(format!("/v2/{repository}/manifests/{reference}"))
+    }
+
+    /// Pulls a blob and fails the test unless it comes whole and right.
+    pub(crate) async fn pull_blob(&self, repository: &str, blob: &Blob) -> Head {
+        let answer = self.blob(repository, blob.digest()).send().await;
+        let head = answer.is(blob).await;
+        assert_eq!(head.header("docker-content-digest"), Some(blob.digest()));
+        head
+    }
+
+    /// Pulls a manifest and fails the test unless its bytes are those of the digest it claims.
+    pub(crate) async fn pull_manifest(&self, repository: &str, reference: &str) -> Whole {
+        let whole = self.manifest(repository, reference).whole().await;
+        assert_eq!(whole.head.status, 200, "{:?}", whole.head);
+        let digest = whole.digest();
+        assert_eq!(
+            whole.head.header("docker-content-digest"),
+            Some(digest.as_str())
+        );
+        whole
+    }
+
+    /// A GET at the admin port.
+    pub(crate) async fn admin(&self, target: &str) -> Whole {
+        Request::new(self.admin, "GET", target).whole().await
+    }
+
+    /// Everything at `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        let whole = self.admin("/metrics").await;
+        assert_eq!(whole.head.status, 200);
+        whole.text()
+    }
+
+    /// The sum of the series of this name that have all these labels.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        sum(&self.metrics().await, name, labels)
+    }
+
+    /// Waits until a metric is as wanted.
+    pub(crate) async fn wait_for_metric(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        wanted: impl Fn(f64) -> bool,
+    ) -> f64 {
+        let come = async {
+            loop {
+                let value = self.metric(name, labels).await;
+                if wanted(value) {
+                    return value;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        within(&format!("{name} {labels:?}"), come).await
+    }
+
+    /// Waits until this many fills have ended in this way.
+    pub(crate) async fn wait_for_fills(&self, end: &str, n: f64) {
+        let labels = [("end", end)];
+        self.wait_for_metric("layerhold_fills_total", &labels, |it| it >= n)
+            .await;
+        self.wait_for_metric("layerhold_fills", &[], |it| it == 0.0)
+            .await;
+    }
+
+    /// Waits until a blob is a hit.
+    pub(crate) async fn wait_for_hit(&self, repository: &str, blob: &Blob) {
+        let come = async {
+            while !self
+                .pull_blob(repository, blob)
+                .await
+                .cache_status()
+                .starts_with("layerhold; hit")
+            {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        within("a hit", come).await;
+    }
+
+    /// Requests that ended with this outcome.
+    pub(crate) async fn outcome(&self, outcome: &str) -> f64 {
+        self.metric("layerhold_requests_total", &[("outcome", outcome)])
+            .await
+    }
+}
+
+/// The one place that knows how a configuration is made of a file.
+fn config(file: &Path) -> Config {
+    let file = file.to_str().unwrap();
+    let args = Args::try_parse_from(["layerhold", "serve", "--config", file]).unwrap();
+    let Command::Serve(options) = args.command else {
+        panic!("serve is not serve");
+    };
+    Config::load(&options, &BTreeMap::new()).unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+/// The published file of a digest below a cache directory.
+pub(crate) fn published(dir: &Path, digest: &str) -> PathBuf {
+    let (algorithm, hex) = digest.split_once(':').unwrap();
+    let shard = hex.get(..2).unwrap();
+    dir.join("blobs").join(algorithm).join(shard).join(hex)
+}
+
+/// The files under `staging/` of a cache directory.
+pub(crate) fn staging(dir: &Path) -> Vec<PathBuf> {
+    match fs::read_dir(dir.join("staging")) {
+        Ok(entries) => entries.map(|it| it.unwrap().path()).collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The sum of the series of this name that have all these labels, in the text of a scrape.
+pub(crate) fn sum(metrics: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let mut sum = 0.0;
+    for line in metrics.lines() {
+        let Some(rest) = line.strip_prefix(name) else {
+            continue;
+        };
+        let has = |(label, value): &(&str, &str)| rest.contains(&format!("{label}=\"{value}\""));
+        if rest.starts_with([' ', '{']) && labels.iter().all(has) {
+            let (_, value) = rest.rsplit_once(' ').unwrap();
+            sum += value.parse::<f64>().unwrap();
+        }
+    }
+    sum
+}
+
+/// An error and its sources on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
