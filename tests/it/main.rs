@@ -9,5 +9,20 @@
     reason = "seeds are printed, and shown when a test fails"
 )]
 
-mod harness;
+mod pull;
+mod range;
+mod coalesce;
+mod tags;
+mod routes;
+mod errors;
+mod faults;
+mod grants;
+mod evict;
+mod restart;
+mod drain;
+mod limits;
+mod metrics;
+mod crash;
+mod tidy;
 mod selfcheck;
+mod harness;

@@ -99,10 +99,7 @@ impl Manifest {
         let json = image(
             DOCKER_MANIFEST,
             &descriptor("application/vnd.docker.container.image.v1+json", config),
-            &descriptors(
-                "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                layers,
-            ),
+            &descriptors("application/vnd.docker.image.rootfs.diff.tar.gzip", layers),
         );
         Self::of(DOCKER_MANIFEST, &json)
     }

@@ -365,7 +365,13 @@ impl Answer {
     }
 
     async fn at_most(&mut self, len: usize) -> Result<Bytes, End> {
-        if self.connection.buffer.is_empty() && self.connection.fill().await.map_err(End::of)? == 0
+        if self.connection.buffer.is_empty()
+            && self
+                .connection
+                .fill()
+                .await
+                .map_err(|error| End::of(&error))?
+                == 0
         {
             return Err(End::Cut);
         }
@@ -374,7 +380,10 @@ impl Answer {
     }
 
     async fn line(&mut self) -> Result<String, End> {
-        self.connection.line().await.map_err(End::of)
+        self.connection
+            .line()
+            .await
+            .map_err(|error| End::of(&error))
     }
 }
 
@@ -410,11 +419,11 @@ impl Whole {
 }
 
 impl End {
-    fn of(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::ConnectionReset => Self::Reset,
-            io::ErrorKind::UnexpectedEof => Self::Cut,
-            _ => panic!("an end of its own kind: {error}"),
+    fn of(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            return Self::Reset;
         }
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+        Self::Cut
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod script;
 pub(crate) mod client;
 pub(crate) mod blob;
 
+use std::path::Path;
 use std::time::Duration;
 
 pub(crate) use binary::Binary;
@@ -19,7 +20,7 @@ pub(crate) use blob::{Blob, Image, Manifest};
 pub(crate) use client::{Answer, Connection, End, Head, Request, Whole};
 pub(crate) use proxy::{ProxyBuilder, TestProxy};
 pub(crate) use registry::{At, FakeRegistry};
-pub(crate) use script::{Fault, Target, any, get, head};
+pub(crate) use script::{Fault, any, get, head};
 
 /// One mebibyte.
 pub(crate) const MIB: usize = 1 << 20;
@@ -39,4 +40,23 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         Ok(value) => value,
         Err(_) => panic!("waited {DEADLINE:?} for {what}"),
     }
+}
+
+/// The repository that most tests pull from.
+pub(crate) const APP: &str = "team/app";
+
+/// A registry with nothing to serve yet, and a proxy in front of it that is configured no further.
+pub(crate) async fn pair() -> (FakeRegistry, TestProxy) {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream).start().await;
+    (upstream, proxy)
+}
+
+/// Takes a file from under the proxy, as an operator or a broken disk would.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is lost is not published, and the application is not to know"
+)]
+pub(crate) fn lose(file: &Path) {
+    std::fs::remove_file(file).unwrap();
 }

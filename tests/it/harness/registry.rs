@@ -167,6 +167,12 @@ impl FakeRegistry {
         self.repository(repository, |it| it.blobs.insert(digest, bytes));
     }
 
+    /// Serves these bytes under the digest of others.
+    pub(crate) fn serve_spoiled(&self, repository: &str, digest: &str, bytes: &Blob) {
+        let (digest, bytes) = (digest.to_owned(), bytes.bytes().clone());
+        self.repository(repository, |it| it.blobs.insert(digest, bytes));
+    }
+
     /// Serves a manifest by its digest.
     pub(crate) fn serve_manifest(&self, repository: &str, manifest: &Manifest) {
         let digest = manifest.digest().to_owned();
@@ -198,11 +204,6 @@ impl FakeRegistry {
     /// Takes a tag away.
     pub(crate) fn untag(&self, repository: &str, tag: &str) {
         self.repository(repository, |it| it.tags.remove(tag));
-    }
-
-    /// Takes everything in a repository away.
-    pub(crate) fn clear(&self, repository: &str) {
-        self.repository(repository, |it| *it = Repository::default());
     }
 
     /// Adds a header to every answer.
@@ -439,7 +440,6 @@ impl Shared {
         }
         self.tick();
     }
-
 
     /// The nearest closed gate between `from` and `to` in the content; at `None`, one that stands before the head.
     fn gate(&self, seen: &Seen, from: Option<usize>, to: usize) -> Option<(usize, Hold)> {

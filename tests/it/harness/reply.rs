@@ -137,6 +137,10 @@ impl Delivery {
                 *self = self.instead(reply);
             }
             Fault::CutAfter(n) => self.trouble = Some((n, Trouble::Cut)),
+            Fault::CutUnmeasured(n) => {
+                self.length = None;
+                self.trouble = Some((n, Trouble::Cut));
+            }
             Fault::StallAfter(n) => self.trouble = Some((n, Trouble::Stall)),
             Fault::ShortLength => {
                 reply.body.truncate(reply.body.len() / 2);

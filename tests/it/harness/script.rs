@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     Refuse,
     /// Closes the connection after this many bytes of the body.
     CutAfter(usize),
+    /// The same, without having declared a length.
+    CutUnmeasured(usize),
     /// Says nothing more after this many bytes of the body; zero: after the head.
     StallAfter(usize),
     /// Says nothing at all, not even a head.

@@ -1,0 +1,147 @@
+//! Stopping is part of running.
+
+use crate::harness::{
+    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, within,
+};
+
+#[tokio::test]
+async fn invariant_12_pitfall_50_a_response_under_way_ends_before_the_proxy_does() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(8 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(4 * MIB));
+    let mut answer = proxy.blob(APP, blob.digest()).send().await;
+    answer.read(MIB).await;
+    gate.reached().await;
+
+    proxy.shut_down();
+    // Readiness fails first, and can still be asked for.
+    let unready = async {
+        while proxy.admin("/readyz").await.head.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("readiness to fail", unready).await;
+    assert_eq!(proxy.admin("/livez").await.head.status, 200);
+    gate.open();
+    answer.continues(&blob, MIB).await;
+    proxy.stopped().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_end() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("timeouts.drain", "1h")
+        .start()
+        .await;
+    let (_, idle) = proxy.get("/v2/").send().await.whole_and_connection().await;
+    let fresh = Connection::open(proxy.registry).await;
+    proxy.shut_down();
+    assert!(idle.closed().await);
+    assert!(fresh.closed().await);
+    let address = proxy.registry;
+    proxy.stopped().await;
+    assert!(Connection::try_open(address).await.is_err());
+}
+
+#[tokio::test]
+async fn invariant_12_the_drain_has_a_deadline() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("timeouts.drain", "300ms")
+        .start()
+        .await;
+    let blob = Blob::random(8 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(4 * MIB));
+    let answer = proxy.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+
+    proxy.shut_down();
+    proxy.stopped().await;
+    let whole = answer.whole().await;
+    assert_ne!(whole.end, End::Complete);
+    assert!(blob.bytes().starts_with(&whole.bytes));
+}
+
+#[tokio::test]
+async fn invariant_12_a_successor_starts_while_its_predecessor_drains() {
+    let (upstream, proxy) = pair().await;
+    upstream.allow_concurrent_transfers();
+    let blob = Blob::random(8 * MIB);
+    let kept = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    upstream.serve_blob(APP, &kept);
+    proxy.wait_for_hit(APP, &kept).await;
+    let gate = upstream.hold(get(blob.digest()), At::Byte(4 * MIB));
+    let mut answer = proxy.blob(APP, blob.digest()).send().await;
+    answer.read(MIB).await;
+    gate.reached().await;
+
+    proxy.shut_down();
+    let successor = proxy.builder().clone().start().await;
+    successor.pull_blob(APP, &kept).await;
+    let second = successor.blob(APP, blob.digest()).send().await;
+    gate.open();
+    answer.continues(&blob, MIB).await;
+    second.is(&blob).await;
+    proxy.stopped().await;
+    successor.wait_for_hit(APP, &blob).await;
+    assert_eq!(upstream.count(&get(kept.digest())), 1);
+}
+
+#[tokio::test]
+async fn a_proxy_with_nothing_to_do_stops_at_once() {
+    let (_upstream, proxy) = pair().await;
+    let began = tokio::time::Instant::now();
+    proxy.shut_down();
+    proxy.stopped().await;
+    assert!(began.elapsed().as_secs() < 5);
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_exits_with_zero() {
+    let upstream = FakeRegistry::start().await;
+    let binary = Binary::start(&TestProxy::in_front_of(&upstream)).await;
+    let blob = Blob::random(8 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(4 * MIB));
+    let mut answer = binary.blob(APP, blob.digest()).send().await;
+    answer.read(MIB).await;
+    gate.reached().await;
+
+    binary.terminate();
+    let unready = async {
+        while binary.admin("/readyz").await.head.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("readiness to fail", unready).await;
+    gate.open();
+    answer.continues(&blob, MIB).await;
+    assert_eq!(binary.exited().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_sigterm_stops_at_once() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).set("timeouts.drain", "1h");
+    let binary = Binary::start(&builder).await;
+    let blob = Blob::random(8 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(4 * MIB));
+    let answer = binary.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+
+    binary.terminate();
+    let unready = async {
+        while binary.admin("/readyz").await.head.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("readiness to fail", unready).await;
+    binary.terminate();
+    assert!(!binary.exited().await.success());
+    assert_ne!(answer.whole().await.end, End::Complete);
+}

@@ -1,0 +1,260 @@
+//! The budget holds, and what goes is what was used least.
+
+use crate::harness::proxy::sum;
+use crate::harness::{
+    APP, At, Blob, End, FakeRegistry, KIB, MIB, ProxyBuilder, TestProxy, get, lose,
+};
+
+const LIMIT: usize = 40 * MIB;
+
+/// An upstream and a proxy that keeps [`LIMIT`] bytes.
+async fn scene() -> (FakeRegistry, TestProxy) {
+    let upstream = FakeRegistry::start().await;
+    let proxy = bounded(&upstream).start().await;
+    (upstream, proxy)
+}
+
+fn bounded(upstream: &FakeRegistry) -> ProxyBuilder {
+    TestProxy::in_front_of(upstream).set("cache.size", "40MiB")
+}
+
+/// Blobs of this many MiB, served.
+fn blobs(upstream: &FakeRegistry, mib: usize, n: usize) -> Vec<Blob> {
+    let blobs: Vec<Blob> = (0..n).map(|_| Blob::random(mib * MIB)).collect();
+    for blob in &blobs {
+        upstream.serve_blob(APP, blob);
+    }
+    blobs
+}
+
+/// Used and reserved bytes at one moment; never more than the limit.
+async fn assert_within_budget(proxy: &TestProxy) -> f64 {
+    let metrics = proxy.metrics().await;
+    let bytes = |state| sum(&metrics, "layerhold_cache_bytes", &[("state", state)]);
+    let (used, reserved, limit) = (bytes("used"), bytes("reserved"), bytes("limit"));
+    assert_eq!(limit, 40.0 * 1024.0 * 1024.0);
+    assert!(used + reserved <= limit, "{used} + {reserved} > {limit}");
+    used
+}
+
+#[tokio::test]
+async fn invariant_07_the_budget_holds_whatever_is_pulled() {
+    let (upstream, proxy) = scene().await;
+    for blob in blobs(&upstream, 6, 20) {
+        proxy.wait_for_hit(APP, &blob).await;
+        assert_within_budget(&proxy).await;
+    }
+    assert!(proxy.metric("layerhold_evictions_total", &[]).await >= 14.0);
+    let evicted = proxy.metric("layerhold_evicted_bytes_total", &[]).await;
+    assert!(evicted >= 14.0 * 6.0 * 1024.0 * 1024.0, "{evicted}");
+    let stored = proxy.metric("layerhold_cache_blobs", &[]).await;
+    assert!(
+        (5.0..=6.0).contains(&stored),
+        "{stored} blobs of 6 MiB in 40"
+    );
+}
+
+#[tokio::test]
+async fn pitfall_22_a_hit_renews() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 12, 4);
+    for blob in &blobs[..3] {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    proxy.pull_blob(APP, &blobs[0]).await;
+    proxy.wait_for_hit(APP, &blobs[3]).await;
+
+    // The second was used least.
+    proxy.pull_blob(APP, &blobs[0]).await;
+    proxy.pull_blob(APP, &blobs[2]).await;
+    for blob in [&blobs[0], &blobs[2], &blobs[3]] {
+        assert_eq!(upstream.count(&get(blob.digest())), 1);
+    }
+    proxy.pull_blob(APP, &blobs[1]).await;
+    assert_eq!(upstream.count(&get(blobs[1].digest())), 2);
+}
+
+#[tokio::test]
+async fn pitfall_21_a_shared_layer_that_was_evicted_can_be_pulled_by_all_who_share_it() {
+    let (upstream, proxy) = scene().await;
+    let shared = Blob::random(12 * MIB);
+    let repositories = ["team/one", "team/two", "team/three"];
+    for repository in repositories {
+        upstream.serve_blob(repository, &shared);
+        proxy.wait_for_hit(repository, &shared).await;
+    }
+    for blob in blobs(&upstream, 12, 4) {
+        proxy.wait_for_hit(APP, &blob).await;
+    }
+    for repository in repositories {
+        proxy.pull_blob(repository, &shared).await;
+    }
+    assert_eq!(upstream.count(&get(shared.digest())), 2);
+}
+
+#[tokio::test]
+async fn pitfall_22_what_is_being_read_stays_while_there_is_something_else() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 24, 1);
+    proxy.wait_for_hit(APP, &blobs[0]).await;
+    let mut reader = proxy.blob(APP, blobs[0].digest()).send().await;
+    reader.read(KIB).await;
+
+    for blob in self::blobs(&upstream, 6, 6) {
+        proxy.wait_for_hit(APP, &blob).await;
+        assert_within_budget(&proxy).await;
+    }
+    reader.continues(&blobs[0], KIB).await;
+    proxy.pull_blob(APP, &blobs[0]).await;
+    assert_eq!(upstream.count(&get(blobs[0].digest())), 1);
+}
+
+#[tokio::test]
+async fn pitfall_22_what_is_being_read_is_read_to_its_end_even_if_it_has_to_go() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 24, 2);
+    proxy.wait_for_hit(APP, &blobs[0]).await;
+    let mut reader = proxy.blob(APP, blobs[0].digest()).send().await;
+    reader.read(KIB).await;
+
+    proxy.pull_blob(APP, &blobs[1]).await;
+    // Unlinked or not, the bytes count until the reader is done.
+    assert_within_budget(&proxy).await;
+    reader.continues(&blobs[0], KIB).await;
+}
+
+#[tokio::test]
+async fn invariant_07_room_is_reserved_before_bytes_come() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 24, 2);
+    let gate = upstream.hold(get("/blobs/"), At::Byte(MIB));
+    let first = proxy.blob(APP, blobs[0].digest()).send().await;
+    gate.reached().await;
+    let reserved = proxy
+        .metric("layerhold_cache_bytes", &[("state", "reserved")])
+        .await;
+    assert!(reserved >= 24.0 * 1024.0 * 1024.0, "{reserved}");
+
+    // Nothing can be evicted for the second: it goes around.
+    let second = proxy.blob(APP, blobs[1].digest()).send().await;
+    assert_eq!(second.head.cache_status(), "layerhold; fwd=bypass");
+    assert_within_budget(&proxy).await;
+    gate.open();
+    tokio::join!(first.is(&blobs[0]), second.is(&blobs[1]));
+    proxy.wait_for_fills("published", 1.0).await;
+    assert_within_budget(&proxy).await;
+}
+
+#[tokio::test]
+async fn invariant_07_room_for_what_has_no_length_is_reserved_in_steps() {
+    let (upstream, proxy) = scene().await;
+    let old = blobs(&upstream, 10, 3);
+    for blob in &old {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let blob = Blob::random(30 * MIB);
+    upstream.serve_blob(APP, &blob);
+    upstream.always(get(blob.digest()), crate::harness::Fault::NoLength);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(25 * MIB));
+    let pull = proxy.blob(APP, blob.digest()).send().await;
+    let seen = async {
+        gate.reached().await;
+        assert_within_budget(&proxy).await;
+        gate.open();
+    };
+    tokio::join!(pull.is(&blob), seen);
+    proxy.wait_for_hit(APP, &blob).await;
+    assert_within_budget(&proxy).await;
+}
+
+#[tokio::test]
+async fn pitfall_43_what_has_no_room_goes_around_the_cache() {
+    let (upstream, proxy) = scene().await;
+    let large = Blob::random(LIMIT + 1);
+    upstream.serve_blob(APP, &large);
+    let small = blobs(&upstream, 6, 1);
+    proxy.wait_for_hit(APP, &small[0]).await;
+    for _ in 0..2 {
+        let head = proxy.pull_blob(APP, &large).await;
+        assert_eq!(head.cache_status(), "layerhold; fwd=bypass");
+    }
+    assert_within_budget(&proxy).await;
+    // What could never fit has driven nothing out.
+    proxy.pull_blob(APP, &small[0]).await;
+    assert_eq!(upstream.count(&get(small[0].digest())), 1);
+    assert_eq!(proxy.outcome("bypass").await, 2.0);
+}
+
+#[tokio::test]
+async fn pitfall_43_what_has_no_length_and_no_room_comes_whole() {
+    let (upstream, proxy) = scene().await;
+    let large = Blob::random(LIMIT + 3 * MIB);
+    upstream.serve_blob(APP, &large);
+    upstream.always(get(large.digest()), crate::harness::Fault::NoLength);
+    let answer = proxy.blob(APP, large.digest()).send().await;
+    answer.is(&large).await;
+    assert_within_budget(&proxy).await;
+}
+
+#[tokio::test]
+async fn pitfall_43_a_disk_without_free_space_is_gone_around() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = bounded(&upstream)
+        .set("cache.free_space_min", "100%")
+        .start()
+        .await;
+    let blobs = blobs(&upstream, 1, 1);
+    for _ in 0..2 {
+        let head = proxy.pull_blob(APP, &blobs[0]).await;
+        assert_eq!(head.cache_status(), "layerhold; fwd=bypass");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_23_index_and_files_agree_after_a_restart() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 6, 8);
+    for blob in &blobs {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let used = assert_within_budget(&proxy).await;
+    let proxy = proxy.restart().await;
+    let same = |now: f64| (now - used).abs() < 64.0 * 1024.0;
+    let used = [("state", "used")];
+    proxy
+        .wait_for_metric("layerhold_cache_bytes", &used, same)
+        .await;
+
+    // The last ones are here, the first ones went, and the order of use survived.
+    for blob in &blobs[4..] {
+        proxy.pull_blob(APP, blob).await;
+        assert_eq!(upstream.count(&get(blob.digest())), 1);
+    }
+    proxy.pull_blob(APP, &blobs[0]).await;
+    assert_eq!(upstream.count(&get(blobs[0].digest())), 2);
+}
+
+#[tokio::test]
+async fn pitfall_23_a_missing_file_is_a_miss_and_frees_its_bytes() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 12, 3);
+    for blob in &blobs {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let builder = {
+        proxy.shut_down();
+        let file = proxy.published(blobs[1].digest());
+        let builder = proxy.stopped().await;
+        lose(&file);
+        builder
+    };
+    let proxy = builder.start().await;
+    for blob in &blobs {
+        let whole = proxy.blob(APP, blob.digest()).whole().await;
+        assert_eq!(whole.end, End::Complete);
+        whole.is(200, blob.bytes());
+    }
+    assert_eq!(upstream.count(&get(blobs[1].digest())), 2);
+    assert_eq!(upstream.count(&get("/blobs/")), 4);
+    assert_within_budget(&proxy).await;
+}

@@ -1,0 +1,326 @@
+//! What goes wrong in the middle of a blob: what the client sees, what is on disk afterwards, and which counter moved.
+
+use std::fs;
+
+use crate::harness::script::Turns;
+use crate::harness::{
+    APP, At, Blob, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, any, get, lose,
+};
+
+const LEN: usize = 3 * MIB + 123;
+
+/// A blob upstream, and a proxy that loses patience quickly.
+async fn scene() -> (FakeRegistry, TestProxy, Blob) {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("timeouts.answer", "5s")
+        .set("timeouts.first_byte", "300ms")
+        .set("timeouts.idle", "300ms")
+        .start()
+        .await;
+    let blob = Blob::random(LEN);
+    upstream.serve_blob(APP, &blob);
+    (upstream, proxy, blob)
+}
+
+/// Nothing is stored, staged or set aside.
+async fn assert_nothing_is_kept(proxy: &TestProxy, blob: &Blob) {
+    proxy
+        .wait_for_metric("layerhold_fills", &[], |it| it == 0.0)
+        .await;
+    let reserved = [("state", "reserved")];
+    let free = |it| it == 0.0;
+    proxy
+        .wait_for_metric("layerhold_cache_bytes", &reserved, free)
+        .await;
+    assert_eq!(proxy.metric("layerhold_cache_blobs", &[]).await, 0.0);
+    assert!(!proxy.published(blob.digest()).exists());
+    assert!(proxy.staging().is_empty(), "{:?}", proxy.staging());
+}
+
+/// A body that broke off: some right bytes, not all, and no clean end.
+fn assert_broken(whole: &Whole, blob: &Blob) {
+    assert_eq!(whole.head.status, 200, "{}", whole.text());
+    assert_ne!(whole.end, End::Complete, "{:?}", whole.head);
+    assert!(whole.bytes.len() < blob.len());
+    assert!(blob.bytes().starts_with(&whole.bytes));
+}
+
+#[tokio::test]
+async fn pitfall_28_a_cut_is_mended_by_a_range_and_nobody_notices() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+
+    let head = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(head.cache_status(), "layerhold; fwd=miss; stored");
+    let asked = upstream.seen(&get(blob.digest()));
+    assert_eq!(asked.len(), 2);
+    assert_eq!((asked[0].header("range"), asked[0].sent), (None, MIB));
+    let range = format!("bytes={MIB}-");
+    assert_eq!(asked[1].header("range"), Some(range.as_str()));
+    assert_eq!((asked[1].status, asked[1].sent), (206, LEN - MIB));
+    assert!(proxy.metric("layerhold_upstream_retries_total", &[]).await >= 1.0);
+    proxy.wait_for_fills("published", 1.0).await;
+    let hit = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
+}
+
+#[tokio::test]
+async fn pitfall_28_two_cuts_are_mended_too() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.script(get(blob.digest()), Turns::first(2), Fault::CutAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(upstream.sent(&get(blob.digest())), LEN);
+}
+
+#[tokio::test]
+async fn pitfall_28_a_range_that_is_ignored_is_not_appended() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::NoRange);
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    proxy.wait_for_hit(APP, &blob).await;
+    let asked = upstream.seen(&get(blob.digest()));
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[1].status, 200);
+}
+
+#[tokio::test]
+async fn pitfall_28_a_range_that_is_another_one_is_not_appended() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::WrongRange);
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    match whole.end {
+        End::Complete => assert_eq!(whole.bytes, blob.bytes()),
+        End::Cut | End::Reset => assert_broken(&whole, &blob),
+    }
+}
+
+#[tokio::test]
+async fn a_stall_is_mended_by_a_range_and_nobody_notices() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.once(get(blob.digest()), Fault::StallAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    let asked = upstream.seen(&get(blob.digest()));
+    let range = format!("bytes={MIB}-");
+    assert_eq!(asked[1].header("range"), Some(range.as_str()));
+    assert_eq!(upstream.sent(&get(blob.digest())), LEN);
+}
+
+#[tokio::test]
+async fn a_restart_of_upstream_in_the_middle_is_mended() {
+    let (upstream, proxy, blob) = scene().await;
+    let gate = upstream.hold(get(blob.digest()), At::Byte(2 * MIB));
+    let mut answer = proxy.blob(APP, blob.digest()).send().await;
+    answer.read(MIB).await;
+    gate.reached().await;
+    upstream.stop().await;
+    upstream.restart();
+    gate.open();
+    answer.continues(&blob, MIB).await;
+    assert_eq!(upstream.sent(&get(blob.digest())), LEN);
+}
+
+#[tokio::test]
+async fn a_connection_refused_once_is_tried_again() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.once(get(blob.digest()), Fault::Refuse);
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 2);
+}
+
+#[tokio::test]
+async fn pitfall_03_cuts_without_end_break_the_body_and_leave_nothing() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::CutAfter(0));
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_broken(&whole, &blob);
+    proxy.wait_for_fills("failed", 1.0).await;
+    assert_nothing_is_kept(&proxy, &blob).await;
+    let asked = upstream.count(&get(blob.digest()));
+    assert!((2..=16).contains(&asked), "{asked} requests");
+
+    upstream.heal();
+    proxy.pull_blob(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn a_stall_for_good_breaks_the_body_and_leaves_nothing() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::StallAfter(0));
+    upstream.once(get(blob.digest()), Fault::StallAfter(MIB));
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_broken(&whole, &blob);
+    proxy.wait_for_fills("failed", 1.0).await;
+    assert_nothing_is_kept(&proxy, &blob).await;
+}
+
+#[tokio::test]
+async fn invariant_02_pitfall_01_wrong_bytes_never_end_cleanly_and_are_never_kept() {
+    for at in [0, MIB, LEN - 1] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.always(get(blob.digest()), Fault::Corrupt(at));
+        let whole = proxy.blob(APP, blob.digest()).whole().await;
+        assert_eq!(whole.head.status, 200);
+        assert_eq!(whole.end, End::Reset, "{at}");
+        assert!(whole.bytes.len() < LEN, "{at}");
+        proxy.wait_for_fills("mismatch", 1.0).await;
+        assert_nothing_is_kept(&proxy, &blob).await;
+        assert_eq!(
+            proxy
+                .metric("layerhold_fills_total", &[("end", "published")])
+                .await,
+            0.0
+        );
+    }
+}
+
+#[tokio::test]
+async fn invariant_06_wrong_bytes_of_unknown_length_lack_their_last_chunk() {
+    let (upstream, proxy, blob) = scene().await;
+    let mut wrong = blob.bytes().to_vec();
+    wrong[MIB] = !wrong[MIB];
+    let wrong = Blob::of(wrong);
+    upstream.serve_spoiled(APP, blob.digest(), &wrong);
+    upstream.always(get(blob.digest()), Fault::NoLength);
+
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_eq!(whole.head.content_length(), None);
+    assert_ne!(whole.end, End::Complete);
+    assert!(whole.bytes.len() < LEN);
+    proxy.wait_for_fills("mismatch", 1.0).await;
+    assert_nothing_is_kept(&proxy, &blob).await;
+}
+
+#[tokio::test]
+async fn invariant_06_a_source_of_wrong_bytes_is_refused_for_a_while() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.once(get(blob.digest()), Fault::Corrupt(MIB));
+    proxy.blob(APP, blob.digest()).whole().await;
+    proxy.wait_for_fills("mismatch", 1.0).await;
+    let before = upstream.count(&get(blob.digest()));
+
+    let refused = proxy.blob(APP, blob.digest()).whole().await;
+    assert_eq!(refused.head.status, 502, "{}", refused.text());
+    assert_eq!(upstream.count(&get(blob.digest())), before);
+    // Other content of the same upstream is none the worse.
+    let other = Blob::random(KIB);
+    upstream.serve_blob(APP, &other);
+    proxy.pull_blob(APP, &other).await;
+}
+
+#[tokio::test]
+async fn pitfall_03_a_length_that_is_too_short_is_not_believed() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(any(blob.digest()), Fault::ShortLength);
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert!(
+        whole.end != End::Complete || whole.head.status == 502,
+        "{:?}",
+        whole.head
+    );
+    assert_nothing_is_kept(&proxy, &blob).await;
+}
+
+#[tokio::test]
+async fn pitfall_03_a_length_that_is_too_long_is_not_believed() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(any(blob.digest()), Fault::LongLength);
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert!(
+        whole.end != End::Complete || whole.head.status == 502,
+        "{:?}",
+        whole.head
+    );
+    proxy
+        .wait_for_metric("layerhold_fills", &[], |it| it == 0.0)
+        .await;
+    assert!(proxy.staging().is_empty());
+}
+
+#[tokio::test]
+async fn a_cut_of_unknown_length_is_no_end() {
+    for at in [0, MIB, LEN - 1] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.once(get(blob.digest()), Fault::CutUnmeasured(at));
+        let whole = proxy.blob(APP, blob.digest()).whole().await;
+        match whole.end {
+            End::Complete => assert_eq!(whole.bytes, blob.bytes(), "{at}"),
+            End::Cut | End::Reset => assert!(whole.bytes.len() < LEN, "{at}"),
+        }
+        let again = proxy.blob(APP, blob.digest()).whole().await;
+        again.is(200, blob.bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_is_no_blob() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(any(blob.digest()), Fault::Html200);
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    let is_broken = whole.head.status == 200 && whole.end != End::Complete;
+    assert!(is_broken || whole.head.status == 502, "{:?}", whole.head);
+    assert_nothing_is_kept(&proxy, &blob).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_upstream_calls_by_another_name_is_refused() {
+    for fault in [Fault::WrongDigestHeader, Fault::BadDigestHeader] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.always(any(blob.digest()), fault);
+        let whole = proxy.blob(APP, blob.digest()).whole().await;
+        assert_eq!(whole.head.status, 502, "{fault:?}: {:?}", whole.head);
+        assert_nothing_is_kept(&proxy, &blob).await;
+    }
+}
+
+#[tokio::test]
+async fn invariant_09_pitfall_43_a_disk_that_refuses_writes_costs_no_client_its_pull() {
+    let (_upstream, proxy, blob) = scene().await;
+    let staging = proxy.builder().dir().join("staging");
+    fs::remove_dir_all(&staging).unwrap();
+    fs::write(&staging, "no directory").unwrap();
+
+    for _ in 0..2 {
+        let head = proxy.pull_blob(APP, &blob).await;
+        assert_eq!(head.cache_status(), "layerhold; fwd=bypass");
+    }
+    assert!(proxy.metric("layerhold_disk_errors_total", &[]).await >= 1.0);
+    assert_eq!(proxy.metric("layerhold_degraded", &[]).await, 1.0);
+    assert_eq!(proxy.outcome("bypass").await, 2.0);
+    let ready = proxy.admin("/readyz").await;
+    assert_eq!(ready.head.status, 200);
+    assert!(ready.text().contains("degraded"), "{}", ready.text());
+
+    lose(&staging);
+    fs::create_dir(&staging).unwrap();
+    proxy.wait_for_hit(APP, &blob).await;
+    assert_eq!(proxy.metric("layerhold_degraded", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn invariant_09_wrong_bytes_are_withheld_on_the_way_around_the_cache_too() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("cache.size", "1MiB")
+        .start()
+        .await;
+    let blob = Blob::random(LEN);
+    upstream.serve_blob(APP, &blob);
+    upstream.always(get(blob.digest()), Fault::Corrupt(LEN - 1));
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_broken(&whole, &blob);
+}
+
+#[tokio::test]
+async fn a_published_file_that_is_lost_is_a_miss() {
+    let (upstream, proxy, blob) = scene().await;
+    proxy.wait_for_hit(APP, &blob).await;
+    let proxy = proxy.restart().await;
+    lose(&proxy.published(blob.digest()));
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 2);
+}

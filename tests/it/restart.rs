@@ -1,0 +1,131 @@
+//! A restart loses nothing that was published.
+
+use std::fs;
+
+use crate::harness::{APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, get, pair};
+
+#[tokio::test]
+async fn pitfall_46_what_was_pulled_is_served_after_a_start_without_any_upstream() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[3 * MIB, KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    proxy.pull_manifest(APP, "v1").await;
+    for blob in image.blobs() {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    upstream.stop().await;
+    let before = upstream.log().len();
+
+    let proxy = proxy.restart().await;
+    for blob in image.blobs() {
+        let hit = proxy.pull_blob(APP, blob).await;
+        assert_eq!(hit.cache_status(), "layerhold; hit");
+    }
+    let hit = proxy.pull_manifest(APP, image.manifest.digest()).await;
+    assert_eq!(hit.head.cache_status(), "layerhold; hit");
+    assert_eq!(
+        hit.head.header("content-type"),
+        Some(image.manifest.media_type())
+    );
+    let stale = proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(stale.bytes, image.manifest.bytes());
+    assert_eq!(
+        stale.head.cache_status(),
+        "layerhold; fwd=stale; detail=upstream-unavailable"
+    );
+    assert_eq!(upstream.log().len(), before);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_before_the_restart_is_where_it_was_last_stored() {
+    let (upstream, proxy) = pair().await;
+    upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+    proxy.pull_manifest(APP, "v1").await;
+    let moved = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &moved);
+    proxy.pull_manifest(APP, "v1").await;
+    upstream.stop().await;
+    let proxy = proxy.restart().await;
+    let stale = proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(stale.bytes, moved.manifest.bytes());
+}
+
+#[tokio::test]
+async fn after_a_restart_a_tag_is_checked_and_not_fetched() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    proxy.pull_manifest(APP, "v1").await;
+    let proxy = proxy.restart().await;
+    let again = proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(again.bytes, image.manifest.bytes());
+    assert_eq!(upstream.count(&get("/manifests/")), 1);
+}
+
+#[tokio::test]
+async fn what_lies_in_staging_is_removed_and_never_served() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(MIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    let staging = builder.dir().join("staging");
+    fs::write(staging.join("12345-6"), &blob.bytes()[..1000]).unwrap();
+
+    let proxy = builder.start().await;
+    proxy.pull_blob(APP, &blob).await;
+    proxy.wait_for_fills("published", 1.0).await;
+    let emptied = async {
+        while !proxy.staging().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    crate::harness::within("an empty staging directory", emptied).await;
+}
+
+#[tokio::test]
+async fn an_unfinished_name_below_blobs_is_never_served() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(MIB);
+    upstream.serve_blob(APP, &blob);
+    let file = proxy.published(blob.digest());
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    // Names that a crash of somebody else's tool could leave.
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    for name in [".tmp".to_owned(), "x".repeat(64), "README".to_owned()] {
+        fs::write(file.with_file_name(name), "junk").unwrap();
+    }
+    let proxy = builder.start().await;
+    proxy.wait_for_hit(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn a_directory_of_somebody_else_is_refused() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream);
+    fs::create_dir_all(builder.dir()).unwrap();
+    let theirs = builder.dir().join("thesis.txt");
+    fs::write(&theirs, "years of work").unwrap();
+    builder.refused().await;
+    assert_eq!(fs::read(theirs).unwrap(), b"years of work");
+}
+
+#[tokio::test]
+async fn a_newer_layout_is_refused() {
+    let (_upstream, proxy) = pair().await;
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    fs::write(builder.dir().join("VERSION"), "99\n").unwrap();
+    builder.refused().await;
+}
+
+#[tokio::test]
+async fn a_second_instance_on_the_same_directory_is_refused_at_once() {
+    let (_upstream, proxy) = pair().await;
+    let began = tokio::time::Instant::now();
+    let (status, said) = Binary::refused(proxy.builder()).await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("cache"), "{said}");
+    assert!(began.elapsed().as_secs() < 10);
+}
