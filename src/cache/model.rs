@@ -25,6 +25,9 @@ enum Known {
         filler: Filler,
         received: usize,
         corrupt: bool,
+        /// One of unknown size makes room while it is written, behind the model's back: its bytes all come with its
+        /// commit.
+        sized: bool,
     },
     Present,
 }
@@ -116,6 +119,7 @@ impl Model {
                                 filler,
                                 received: 0,
                                 corrupt,
+                                sized: size.is_some(),
                             },
                         );
                     }
@@ -131,13 +135,14 @@ impl Model {
         let fillings = self
             .known
             .iter_mut()
-            .filter(|(_, it)| matches!(it, Known::Filling { .. }));
+            .filter(|(_, it)| matches!(it, Known::Filling { sized: true, .. }));
         let Some((
             digest,
             Known::Filling {
                 filler,
                 received,
                 corrupt,
+                ..
             },
         )) = fillings.choose(&mut self.random)
         else {
@@ -168,6 +173,7 @@ impl Model {
             mut filler,
             received,
             corrupt,
+            ..
         }) = self.known.remove(&digest)
         else {
             return;

@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use super::stream::StreamError;
+use super::error::StreamError;
 use crate::cache::Handover;
 use crate::oci::{Digest, Digester};
 use crate::upstream::{self, Source, Transfer};

@@ -79,6 +79,26 @@ pub enum Subject {
     Blob,
 }
 
+/// Why a body ends short.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The bytes could not be read or fetched.
+    #[error("the content broke off")]
+    Content(#[source] cache::ReadError),
+    /// The way around the cache failed too.
+    #[error("the way around the cache failed")]
+    Bypass(#[source] Arc<upstream::Error>),
+    /// The bytes that came around the cache are not those of the digest.
+    #[error("the bytes are not those of {expected}")]
+    Mismatch {
+        /// What was asked for.
+        expected: Digest,
+    },
+    /// Too many pulls go around the cache.
+    #[error("too many pulls go around the cache")]
+    Busy,
+}
+
 impl Error {
     /// The HTTP status of this error.
     pub fn status(&self) -> StatusCode {

@@ -1,14 +1,12 @@
 //! A blob's bytes on their way to one client: from the cache as long as it can, and around it when it cannot.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tracing::warn;
 
 use super::bypass::{Bypass, Detour};
+use super::error::StreamError;
 use crate::cache::{self, FillError, Handover, READ_BYTES, ReadError};
-use crate::oci::{Digest, Digester};
-use crate::upstream;
+use crate::oci::Digester;
 
 /// A blob's bytes, from any offset on. Nobody else's reading is slowed by a slow client of this.
 #[derive(Debug)]
@@ -24,26 +22,6 @@ pub struct BlobStream {
 enum From {
     Cache(cache::Content),
     Bypass(Box<Bypass>),
-}
-
-/// Why a body ends short.
-#[derive(Debug, thiserror::Error)]
-pub enum StreamError {
-    /// The bytes could not be read or fetched.
-    #[error("the content broke off")]
-    Content(#[source] ReadError),
-    /// The way around the cache failed too.
-    #[error("the way around the cache failed")]
-    Bypass(#[source] Arc<upstream::Error>),
-    /// The bytes that came around the cache are not those of the digest.
-    #[error("the bytes are not those of {expected}")]
-    Mismatch {
-        /// What was asked for.
-        expected: Digest,
-    },
-    /// Too many pulls go around the cache.
-    #[error("too many pulls go around the cache")]
-    Busy,
 }
 
 impl BlobStream {
