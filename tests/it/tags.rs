@@ -14,7 +14,7 @@ async fn pulled(fresh_for: &str) -> (FakeRegistry, TestProxy, Image) {
     let upstream = FakeRegistry::start().await;
     let proxy = TestProxy::in_front_of(&upstream)
         .set("freshness.fresh_for", fresh_for)
-        .set("freshness.retry_after", "1h")
+        .set("freshness.retry_after", "1m")
         .start()
         .await;
     let image = Image::random(&[KIB]);

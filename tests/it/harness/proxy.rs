@@ -61,6 +61,8 @@ impl ProxyBuilder {
             .set("admin_listen", "127.0.0.1:0")
             .set("cache.dir", dir)
             .set("cache.size", "1GiB")
+            // Loopback connects at once or never; tests may then allow little for the whole answer.
+            .set("timeouts.connect", "500ms")
             // What the machine's disk has free is not what most tests are about.
             .set("cache.free_space_min", "0%")
     }
