@@ -1,8 +1,19 @@
 //! Stopping is part of running.
 
+use crate::harness::proxy::Front;
 use crate::harness::{
     APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, within,
 };
+
+/// Waits until a proxy says that it is about to leave.
+async fn unready(front: &Front) {
+    let unready = async {
+        while front.admin("/readyz").await.head.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("readiness to fail", unready).await;
+}
 
 #[tokio::test]
 async fn invariant_12_pitfall_50_a_response_under_way_ends_before_the_proxy_does() {
@@ -16,12 +27,7 @@ async fn invariant_12_pitfall_50_a_response_under_way_ends_before_the_proxy_does
 
     proxy.shut_down();
     // Readiness fails first, and can still be asked for.
-    let unready = async {
-        while proxy.admin("/readyz").await.head.status != 503 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("readiness to fail", unready).await;
+    unready(&proxy).await;
     assert_eq!(proxy.admin("/livez").await.head.status, 200);
     gate.open();
     answer.continues(&blob, MIB).await;
@@ -80,6 +86,7 @@ async fn invariant_12_a_successor_starts_while_its_predecessor_drains() {
     gate.reached().await;
 
     proxy.shut_down();
+    unready(&proxy).await;
     let successor = proxy.builder().clone().start().await;
     successor.pull_blob(APP, &kept).await;
     let second = successor.blob(APP, blob.digest()).send().await;
@@ -112,12 +119,7 @@ async fn sigterm_drains_and_exits_with_zero() {
     gate.reached().await;
 
     binary.terminate();
-    let unready = async {
-        while binary.admin("/readyz").await.head.status != 503 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("readiness to fail", unready).await;
+    unready(&binary).await;
     gate.open();
     answer.continues(&blob, MIB).await;
     assert_eq!(binary.exited().await.code(), Some(0));
@@ -135,12 +137,7 @@ async fn a_second_sigterm_stops_at_once() {
     gate.reached().await;
 
     binary.terminate();
-    let unready = async {
-        while binary.admin("/readyz").await.head.status != 503 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("readiness to fail", unready).await;
+    unready(&binary).await;
     binary.terminate();
     assert!(!binary.exited().await.success());
     assert_ne!(answer.whole().await.end, End::Complete);

@@ -200,7 +200,7 @@ async fn pitfall_43_what_has_no_length_and_no_room_comes_whole() {
 async fn pitfall_43_a_disk_without_free_space_is_gone_around() {
     let upstream = FakeRegistry::start().await;
     let proxy = bounded(&upstream)
-        .set("cache.free_space_min", "100%")
+        .set("cache.free_space_min", "1000TiB")
         .start()
         .await;
     let blobs = blobs(&upstream, 1, 1);

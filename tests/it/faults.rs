@@ -306,6 +306,7 @@ async fn invariant_09_wrong_bytes_are_withheld_on_the_way_around_the_cache_too()
     let upstream = FakeRegistry::start().await;
     let proxy = TestProxy::in_front_of(&upstream)
         .set("cache.size", "1MiB")
+        .set("limits.manifest_bytes", "64KiB")
         .start()
         .await;
     let blob = Blob::random(LEN);

@@ -158,7 +158,6 @@ async fn what_upstream_was_asked_and_sent_is_counted() {
     let (upstream, proxy) = pair().await;
     let blob = Blob::random(3 * MIB);
     upstream.serve_blob(APP, &blob);
-    upstream.add_header("ratelimit-remaining", "76;w=21600");
     proxy.wait_for_hit(APP, &blob).await;
     proxy.manifest(APP, "missing").whole().await;
 
@@ -181,8 +180,16 @@ async fn what_upstream_was_asked_and_sent_is_counted() {
         .metric("layerhold_upstream_first_byte_seconds_count", &of)
         .await;
     assert!(timed >= 2.0);
+}
+
+#[tokio::test]
+async fn the_quota_that_upstream_tells_is_shown() {
+    let (upstream, proxy) = pair().await;
+    upstream.add_header("ratelimit-remaining", "76;w=21600");
+    upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+    proxy.pull_manifest(APP, "v1").await;
     let quota = proxy
-        .metric("layerhold_upstream_quota_remaining", &of)
+        .metric("layerhold_upstream_quota_remaining", &[("upstream", ONE)])
         .await;
     assert_eq!(quota, 76.0);
 }

@@ -289,10 +289,20 @@ async fn pitfall_07_a_digest_header_that_contradicts_the_bytes_is_refused() {
     let (upstream, proxy) = pair().await;
     let image = Image::random(&[MIB]);
     upstream.serve_image(APP, "v1", &image);
-    upstream.always(any(""), Fault::WrongDigestHeader);
+    upstream.always(get(""), Fault::WrongDigestHeader);
 
     refused(&proxy, "v1").await;
     refused(&proxy, image.manifest.digest()).await;
+    assert_eq!(proxy.metric("layerhold_cache_blobs", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn pitfall_07_a_check_that_names_other_bytes_leads_nowhere() {
+    let (upstream, proxy) = pair().await;
+    upstream.serve_image(APP, "v1", &Image::random(&[MIB]));
+    upstream.always(any(""), Fault::WrongDigestHeader);
+    let whole = proxy.manifest(APP, "v1").whole().await;
+    assert!(matches!(whole.head.status, 404 | 502), "{:?}", whole.head);
     assert_eq!(proxy.metric("layerhold_cache_blobs", &[]).await, 0.0);
 }
 

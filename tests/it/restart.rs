@@ -107,7 +107,7 @@ async fn a_directory_of_somebody_else_is_refused() {
     fs::create_dir_all(builder.dir()).unwrap();
     let theirs = builder.dir().join("thesis.txt");
     fs::write(&theirs, "years of work").unwrap();
-    builder.refused().await;
+    builder.clone().refused().await;
     assert_eq!(fs::read(theirs).unwrap(), b"years of work");
 }
 

@@ -323,7 +323,7 @@ async fn pitfall_18_upstream_is_always_asked_for_every_type() {
         for media_type in [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST] {
             assert!(accept.contains(media_type), "{media_type}: {seen:?}");
         }
-        assert!(!accept.contains("manifest.v1"), "{seen:?}");
+        assert!(!accept.contains("distribution.manifest.v1"), "{seen:?}");
     }
 }
 

@@ -18,12 +18,14 @@ pub(crate) struct Binary {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     front: Front,
+    /// Keeps the directories for as long as they are in use.
+    _builder: ProxyBuilder,
 }
 
 impl Binary {
     /// Starts the binary and waits until it listens.
     pub(crate) async fn start(builder: &ProxyBuilder) -> Self {
-        Self::run(command(&builder.file())).await
+        Self::run(builder, command(&builder.file())).await
     }
 
     /// Starts the binary so that no file of it grows beyond this many KiB: writes fail as on a broken disk.
@@ -36,7 +38,7 @@ impl Binary {
             .arg("--config")
             .arg(builder.file())
             .args(["--log-format", "json"]);
-        Self::run(command).await
+        Self::run(builder, command).await
     }
 
     /// Runs the binary where it must refuse: how it exited, and what it said.
@@ -53,7 +55,7 @@ impl Binary {
         (status, text)
     }
 
-    async fn run(command: Command) -> Self {
+    async fn run(builder: &ProxyBuilder, command: Command) -> Self {
         let (mut child, log) = spawn(command);
         let listening = async {
             loop {
@@ -69,7 +71,12 @@ impl Binary {
             }
         };
         let front = within("the binary to listen", listening).await;
-        Self { child, log, front }
+        Self {
+            child,
+            log,
+            front,
+            _builder: builder.clone(),
+        }
     }
 
     /// Stops it as a power failure would.
