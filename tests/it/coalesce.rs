@@ -120,6 +120,27 @@ async fn invariant_05_a_fill_goes_on_when_everybody_has_left() {
 }
 
 #[tokio::test]
+async fn invariant_05_a_fill_goes_on_when_its_client_leaves_before_the_head() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(2 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Head);
+
+    let only = proxy.blob(APP, blob.digest()).dispatch().await;
+    gate.reached().await;
+    drop(only);
+    proxy
+        .wait_for_metric("layerhold_connections", &[], |it| it == 0.0)
+        .await;
+    gate.open();
+
+    proxy.wait_for_fills("published", 1.0).await;
+    let hit = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
+    assert_eq!(upstream.count(&get(blob.digest())), 1);
+}
+
+#[tokio::test]
 async fn invariant_05_pitfall_26_a_client_that_reads_nothing_stands_in_nobodys_way() {
     let (upstream, proxy) = pair().await;
     let blob = Blob::random(48 * MIB);

@@ -126,6 +126,21 @@ async fn sigterm_drains_and_exits_with_zero() {
 }
 
 #[tokio::test]
+async fn a_drain_that_reaches_its_deadline_was_still_asked_for() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).set("timeouts.drain", "300ms");
+    let binary = Binary::start(&builder).await;
+    let blob = Blob::random(8 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(4 * MIB));
+    let answer = binary.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+    binary.terminate();
+    assert_eq!(binary.exited().await.code(), Some(0));
+    assert_ne!(answer.whole().await.end, End::Complete);
+}
+
+#[tokio::test]
 async fn a_second_sigterm_stops_at_once() {
     let upstream = FakeRegistry::start().await;
     let builder = TestProxy::in_front_of(&upstream).set("timeouts.drain", "1h");

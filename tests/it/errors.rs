@@ -122,7 +122,7 @@ async fn upstreams_challenge_is_not_forwarded_and_ours_names_the_namespace() {
 }
 
 #[tokio::test]
-async fn what_a_client_says_of_itself_goes_no_further() {
+async fn invariant_11_what_a_client_says_of_itself_goes_no_further() {
     let (upstream, proxy, image) = cold().await;
     for request in requests(&proxy, &image) {
         let request = request

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::harness::script::Turns;
 use crate::harness::{
-    APP, At, Blob, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, any, get, lose,
+    APP, At, Blob, Connection, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, any, get, lose,
 };
 
 const LEN: usize = 3 * MIB + 123;
@@ -196,6 +196,46 @@ async fn invariant_06_wrong_bytes_of_unknown_length_lack_their_last_chunk() {
 }
 
 #[tokio::test]
+async fn invariant_06_nothing_is_not_what_was_asked_for() {
+    for is_measured in [true, false] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.serve_spoiled(APP, blob.digest(), &Blob::of(""));
+        if !is_measured {
+            upstream.always(get(blob.digest()), Fault::NoLength);
+        }
+        let whole = proxy.blob(APP, blob.digest()).whole().await;
+        assert!(
+            whole.head.status == 502 || whole.end != End::Complete,
+            "{:?}",
+            whole.head
+        );
+        assert_nothing_is_kept(&proxy, &blob).await;
+    }
+}
+
+#[tokio::test]
+async fn invariant_06_an_http_1_0_client_that_cannot_see_a_cut_waits_for_the_digest() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::NoLength);
+    let get_1_0 = async |digest: &str| {
+        let mut connection = Connection::open(proxy.registry).await;
+        let request = format!("GET /v2/{APP}/blobs/{digest} HTTP/1.0\r\nHost: x\r\n\r\n");
+        connection.write(request.as_bytes()).await.unwrap();
+        connection.head("GET").await.whole().await
+    };
+    get_1_0(blob.digest()).await.is(200, blob.bytes());
+
+    let mut wrong = blob.bytes().to_vec();
+    wrong[MIB] = 1 + wrong[MIB] / 2;
+    let right = Blob::random(LEN);
+    upstream.serve_spoiled(APP, right.digest(), &Blob::of(wrong));
+    upstream.always(get(right.digest()), Fault::NoLength);
+    let whole = get_1_0(right.digest()).await;
+    let is_broken = whole.end == End::Reset && whole.bytes.len() < LEN;
+    assert!(is_broken || whole.head.status == 502, "{:?}", whole.head);
+}
+
+#[tokio::test]
 async fn invariant_06_a_source_of_wrong_bytes_is_refused_for_a_while() {
     let (upstream, proxy, blob) = scene().await;
     upstream.once(get(blob.digest()), Fault::Corrupt(MIB));
@@ -299,6 +339,37 @@ async fn invariant_09_pitfall_43_a_disk_that_refuses_writes_costs_no_client_its_
     fs::create_dir(&staging).unwrap();
     proxy.wait_for_hit(APP, &blob).await;
     assert_eq!(proxy.metric("layerhold_degraded", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn invariant_03_an_error_after_the_digest_matched_costs_the_copy_and_no_client() {
+    let (upstream, proxy, blob) = scene().await;
+    let gate = upstream.hold(get(blob.digest()), At::Byte(LEN - 1));
+    let first = proxy.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+    let second = proxy.blob(APP, blob.digest()).send().await;
+    // Whatever is to be published has nowhere to go.
+    let blobs = proxy.builder().dir().join("blobs");
+    fs::remove_dir_all(&blobs).unwrap();
+    fs::write(&blobs, "no directory").unwrap();
+    gate.open();
+
+    tokio::join!(first.is(&blob), second.is(&blob));
+    proxy.wait_for_fills("unpublished", 1.0).await;
+    assert!(proxy.metric("layerhold_disk_errors_total", &[]).await >= 1.0);
+    assert_nothing_is_kept(&proxy, &blob).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_died_while_idle_is_not_the_clients_problem() {
+    let (upstream, proxy, blob) = scene().await;
+    let other = Blob::random(KIB);
+    upstream.serve_blob(APP, &other);
+    proxy.wait_for_hit(APP, &other).await;
+    upstream.stop().await;
+    upstream.restart();
+    proxy.pull_blob(APP, &blob).await;
 }
 
 #[tokio::test]

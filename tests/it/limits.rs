@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::harness::{
-    APP, At, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair,
+    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair,
 };
 
 /// Long after the short timeouts of these tests, long before the default ones.
@@ -143,6 +145,83 @@ async fn invariant_10_an_upstream_is_asked_no_more_at_once_than_allowed() {
     }
     join_all(blobs.iter().map(|blob| proxy.pull_blob(APP, blob))).await;
     assert!(upstream.busiest() <= 3, "{}", upstream.busiest());
+}
+
+#[tokio::test]
+async fn pitfall_49_memory_is_a_matter_of_streams_and_not_of_bytes() {
+    let upstream = FakeRegistry::start().await;
+    let binary = Binary::start(&TestProxy::in_front_of(&upstream)).await;
+    let blob = Blob::random(128 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let request = binary.blob(APP, blob.digest());
+    let streams = 9;
+    // One of them takes nothing until the others are done.
+    let slow = request.send().await;
+    join_all((1..streams).map(|_| async { request.send().await.is(&blob).await })).await;
+    slow.is(&blob).await;
+    let peak = binary.peak_memory();
+    let allowed = 64 * MIB + streams * 256 * KIB;
+    assert!(peak < allowed, "{} MiB", peak / MIB);
+}
+
+#[tokio::test]
+async fn no_words_of_a_client_bring_the_proxy_down() {
+    let (upstream, proxy) = pair().await;
+    let seed = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let words: &[&[u8]] = &[
+        b"GET ",
+        b"HEAD ",
+        b"/v2/",
+        b"team/app",
+        b"/manifests/",
+        b"/blobs/",
+        b"sha256:",
+        b"%2f",
+        b"..",
+        b"?ns=",
+        b"&",
+        b" HTTP/1.1",
+        b" HTTP/1.0",
+        b"\r\n",
+        b"\n",
+        b"Host: ",
+        b"Range: ",
+        b"bytes=",
+        b"18446744073709551616-",
+        b"-",
+        b"If-None-Match: ",
+        b"\"",
+        b"W/",
+        b"*",
+        b",",
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked",
+        b"\0",
+        b"\xff\xfe",
+        b"tags/list",
+    ];
+    for _ in 0..400 {
+        let mut request = b"GET /v2/".to_vec();
+        for _ in 0..random.random_range(0..12) {
+            request.extend(words[random.random_range(0..words.len())]);
+        }
+        request.extend(b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut connection = Connection::open(proxy.registry).await;
+        // It may be refused before it is taken.
+        let _ = connection.write(&request).await;
+        connection.finish().await;
+        if let Ok(answer) = connection.try_head("GET").await {
+            let status = answer.head.status;
+            let text = String::from_utf8_lossy(&request);
+            assert_ne!(status, 500, "{text:?}");
+        }
+    }
+    proxy.get("/v2/").whole().await.is(200, b"{}");
+    for seen in upstream.log() {
+        assert!(!seen.path.contains(".."), "{seen:?}");
+    }
 }
 
 #[tokio::test]

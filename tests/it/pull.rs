@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::harness::blob::{DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST, descriptor, image};
 use crate::harness::proxy::TWO;
 use crate::harness::{
-    APP, Blob, FakeRegistry, Fault, Head, Image, KIB, MIB, Manifest, TestProxy, Whole, any, get,
-    head, pair,
+    APP, At, Blob, FakeRegistry, Fault, Head, Image, KIB, MIB, Manifest, TestProxy, Whole, any,
+    get, head, pair,
 };
 
 /// What every answer about content says, whoever asks and however it came.
@@ -97,6 +97,23 @@ async fn every_answer_about_content_says_what_it_is() {
         let head = proxy.head(target).whole().await;
         assert_describes(head.is(200, b""), layer.digest(), layer.len());
         assert_eq!(head.head.header("oci-namespace"), None);
+    }
+}
+
+#[tokio::test]
+async fn the_head_is_here_as_soon_as_upstreams_is() {
+    let (upstream, proxy) = pair().await;
+    for fault in [None, Some(Fault::NoLength)] {
+        let blob = Blob::random(MIB);
+        upstream.serve_blob(APP, &blob);
+        if let Some(fault) = fault {
+            upstream.always(get(blob.digest()), fault);
+        }
+        let gate = upstream.hold(get(blob.digest()), At::Byte(0));
+        let answer = proxy.blob(APP, blob.digest()).send().await;
+        assert_eq!(upstream.sent(&get(blob.digest())), 0);
+        gate.open();
+        answer.is(&blob).await;
     }
 }
 

@@ -241,6 +241,7 @@ async fn writes_are_refused_with_what_is_allowed() {
         ("PUT", format!("/v2/{APP}/manifests/v1")),
         ("DELETE", format!("/v2/{APP}/manifests/{digest}")),
         ("DELETE", format!("/v2/{APP}/blobs/{digest}")),
+        ("PUT", format!("/v2/{APP}/manifests/v1?ns=unknown.example")),
     ] {
         let request = Request::new(proxy.registry, method, &target);
         let whole = request.header("Content-Length", "0").whole().await;
@@ -280,7 +281,7 @@ async fn what_is_in_the_body_of_a_write_is_no_request() {
 }
 
 #[tokio::test]
-async fn pitfall_39_names_that_mean_mischief_are_refused_and_go_nowhere() {
+async fn invariant_01_pitfall_39_names_that_mean_mischief_are_refused_and_go_nowhere() {
     let (upstream, proxy) = pair().await;
     let digest = "sha256:".to_owned() + &"a".repeat(64);
     let long = "a".repeat(300);

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use super::proxy::{Front, ProxyBuilder};
-use super::{POLL, within};
+use super::{KIB, POLL, within};
 
 /// A running binary; dropped, it is killed.
 pub(crate) struct Binary {
@@ -83,6 +83,15 @@ impl Binary {
     pub(crate) async fn kill(mut self) {
         self.child.kill().unwrap();
         exited(&mut self.child).await;
+    }
+
+    /// The most memory it ever had, in bytes.
+    pub(crate) fn peak_memory(&self) -> usize {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.unwrap().trim().strip_suffix(" kB").unwrap();
+        kib.parse::<usize>().unwrap() * KIB
     }
 
     /// Asks it to stop.

@@ -155,6 +155,12 @@ impl Connection {
         within("the peer to take a request", self.stream.write_all(bytes)).await
     }
 
+    /// Says that nothing more will be asked.
+    pub(crate) async fn finish(&mut self) {
+        // Whoever has closed already need not be told.
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Waits for the head of an answer to a request of this method.
     pub(crate) async fn head(self, method: &str) -> Answer {
         self.try_head(method).await.unwrap()
