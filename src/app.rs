@@ -28,6 +28,7 @@ pub struct Running {
     admin_address: SocketAddr,
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
+    cache: Cache,
 }
 
 /// Why the application could not start.
@@ -77,6 +78,7 @@ impl App {
         tracker.spawn_blocking(move || scanned.scan());
         tracker.spawn(keep_house(cache.clone(), stop.clone()));
         let release = tokio::spawn(release_when_stopping(cache.clone(), stop.clone()));
+        let remaining = cache.clone();
         let serving = server.serve(Arc::new(proxy), cache, registry, stop.clone());
         tokio::spawn(async move {
             serving.await;
@@ -89,6 +91,7 @@ impl App {
             admin_address,
             stop,
             stopped,
+            cache: remaining,
         })
     }
 }
@@ -107,6 +110,8 @@ impl Running {
     /// Begins to stop: readiness fails, the directory is released, no more requests are taken, and responses in progress
     /// get the drain timeout. Calling it again changes nothing.
     pub fn shut_down(&self) {
+        // At once, so that whoever starts next knows that waiting is worth it.
+        self.cache.announce_release();
         self.stop.cancel();
     }
 

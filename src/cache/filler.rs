@@ -92,7 +92,6 @@ impl Filler {
         places: &Arc<Semaphore>,
         metrics: Metrics,
     ) -> Self {
-        metrics.fill_began();
         Self {
             fill,
             index: Arc::clone(index),
@@ -120,6 +119,7 @@ impl Filler {
     /// Waits for a place among the fills in progress; to be called before the source is asked for anything.
     pub async fn place(&mut self) {
         self.place = Arc::clone(&self.places).acquire_owned().await.ok();
+        self.metrics.fill_began();
     }
 
     /// Says how large the blob will be, if that is known, and makes room for it. Cancelled, the filler can only be
@@ -274,7 +274,7 @@ impl Filler {
         if !self.ended {
             self.ended = true;
             self.index.forget_fill(&self.fill);
-            self.metrics.fill_ended(label);
+            self.metrics.fill_ended(label, self.place.is_some());
         }
     }
 }

@@ -102,8 +102,11 @@ impl Metrics {
         self.fills.inc();
     }
 
-    pub(super) fn fill_ended(&self, how: FillLabel) {
-        self.fills.dec();
+    /// A fill that never had a place never began.
+    pub(super) fn fill_ended(&self, how: FillLabel, had_begun: bool) {
+        if had_begun {
+            self.fills.dec();
+        }
         self.fills_ended.with_label_values(&[how.as_str()]).inc();
     }
 

@@ -100,10 +100,15 @@ impl Cache {
         self.index.save_uses();
     }
 
+    /// Tells a successor that the directory will be released in a moment. Writes a few bytes.
+    pub fn announce_release(&self) {
+        self.disk.announce_draining();
+    }
+
     /// Hands the directory to a successor: from here on this process only reads. Waits for what is being published.
     /// Blocks.
     pub fn release(&self) {
-        self.disk.announce_draining();
+        self.announce_release();
         self.index.save_uses();
         self.index.close();
         self.disk.release();

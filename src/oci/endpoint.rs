@@ -128,6 +128,11 @@ impl<'a> EndpointPath<'a> {
         Ok(Self { kind, name, last })
     }
 
+    /// The name as it stands in the path, namespace included.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
     /// The first segment of the name, when more follow.
     pub fn first_segment(&self) -> Option<&'a str> {
         self.name.split_once('/').map(|(first, _)| first)

@@ -50,7 +50,7 @@ impl ErrorCode {
                 "the upstream registry has no such manifest in this repository"
             }
             Self::NameInvalid => "the repository name, tag or namespace is malformed",
-            Self::NameUnknown => "no upstream registry is configured for this namespace",
+            Self::NameUnknown => "no such repository, or no upstream registry for this namespace",
             Self::Unauthorized => "the upstream registry asks for credentials",
             Self::Denied => "the upstream registry denies access",
             Self::Unsupported => "this is a pull-through cache: only pulling is supported",

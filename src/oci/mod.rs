@@ -16,7 +16,9 @@ mod headers;
 pub use digest::{Algorithm, Digest, Digester, InvalidDigest, fuzz_digest};
 pub use endpoint::{Endpoint, EndpointPath, InvalidEndpoint, fuzz_endpoint};
 pub use error_code::{ErrorCode, error_body};
-pub use headers::{DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, OCI_NAMESPACE};
+pub use headers::{
+    DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, OCI_FILTERS_APPLIED, OCI_NAMESPACE,
+};
 pub use manifest::{InvalidManifest, declared_media_type};
 pub use media_type::{InvalidMediaType, MANIFEST_ACCEPT, MediaType};
 pub use names::{

@@ -17,10 +17,23 @@ pub struct Pull {
     pub registry: Arc<Registry>,
     /// What is asked for there.
     pub endpoint: Endpoint,
+    /// The client's own words for it, which a listing gives back.
+    pub asked: Asked,
     /// Who asks.
     pub caller: Caller,
     /// When the answer's head must be there.
     pub deadline: Instant,
+}
+
+/// A request in the client's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The repository's name in its path, namespace included.
+    pub name: String,
+    /// The path.
+    pub path: String,
+    /// The query, undecoded.
+    pub query: Option<String>,
 }
 
 /// The methods of pulling.
@@ -46,6 +59,23 @@ pub enum Answer {
     Pong,
     /// Content, or what is known of it.
     Content(Content),
+    /// A list that upstream just gave, or last gave.
+    Listing(Listing),
+}
+
+/// A list of tags or referrers, in the client's own words.
+#[derive(Debug)]
+pub struct Listing {
+    /// The body.
+    pub bytes: Bytes,
+    /// Its type as upstream gave it.
+    pub media_type: Option<MediaType>,
+    /// The `Link` to the next page.
+    pub link: Option<String>,
+    /// `OCI-Filters-Applied`, as upstream gave it.
+    pub filters_applied: Option<String>,
+    /// How it came about.
+    pub outcome: Outcome,
 }
 
 /// Content under a digest.

@@ -65,9 +65,6 @@ pub enum RequestFault {
     /// `ns` is there twice, so nobody can say which registry is meant.
     #[error("ns is given more than once")]
     NamespaceTwice,
-    /// The endpoint is one that is not served yet.
-    #[error("the endpoint is not supported")]
-    Unsupported,
 }
 
 /// What a pull asks for, as far as errors differ by it.
@@ -77,6 +74,8 @@ pub enum Subject {
     Manifest,
     /// A blob.
     Blob,
+    /// A list of tags or referrers.
+    Listing,
 }
 
 /// Why a body ends short.
@@ -134,6 +133,7 @@ impl Error {
                     Some(ErrorCode::ManifestUnknown)
                 }
                 (upstream::Error::Gone { .. }, Subject::Blob) => Some(ErrorCode::BlobUnknown),
+                (upstream::Error::Gone { .. }, Subject::Listing) => Some(ErrorCode::NameUnknown),
                 (upstream::Error::Refused { status, .. }, _) => {
                     let denied = *status == StatusCode::FORBIDDEN;
                     Some(if denied {
@@ -211,7 +211,6 @@ impl RequestFault {
             },
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NamespaceTwice => StatusCode::BAD_REQUEST,
-            Self::Unsupported => StatusCode::NOT_FOUND,
         }
     }
 
@@ -223,7 +222,7 @@ impl RequestFault {
                 InvalidEndpoint::Digest(_) => ErrorCode::DigestInvalid,
             },
             Self::NamespaceTwice => ErrorCode::NameInvalid,
-            Self::Method | Self::Unsupported => ErrorCode::Unsupported,
+            Self::Method => ErrorCode::Unsupported,
         }
     }
 }

@@ -9,15 +9,16 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
 use super::blob::Blobs;
 use super::config::Config;
-use super::error::{Error, RequestFault};
-use super::manifest::{Manifests, Served};
+use super::error::{Error, Subject};
+use super::listing::Listings;
+use super::manifest::{Manifests, Served, invalid};
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::routes::{Requested, Route, Routes};
 use super::tag::{How, Resolved, Tags};
 use crate::cache::Cache;
 use crate::oci::{Digest, Endpoint, Reference, RepositoryName, Tag};
-use crate::upstream::{Metrics, TransportError};
+use crate::upstream::{Class, Fault, Metrics, TransportError};
 
 /// Everything between the HTTP front and the cache.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub struct Proxy {
     blobs: Blobs,
     manifests: Manifests,
     tags: Tags,
+    listings: Listings,
     answer_timeout: Duration,
 }
 
@@ -69,6 +71,7 @@ impl Proxy {
             ),
             manifests,
             tags,
+            listings: Listings::new(config.manifest_bytes_max),
             answer_timeout: config.answer_timeout,
         })
     }
@@ -122,8 +125,9 @@ impl Proxy {
                 Method::Get => self.tagged(pull, name, tag).await?,
                 Method::Head => self.tagged_head(pull, name, tag).await?,
             },
-            Endpoint::Tags { .. } | Endpoint::Referrers { .. } => {
-                return Err(Error::Request(RequestFault::Unsupported));
+            endpoint @ (Endpoint::Tags { .. } | Endpoint::Referrers { .. }) => {
+                let listing = self.listings.pull(registry, endpoint, &pull.asked).await?;
+                return Ok(Answer::Listing(listing));
             }
         };
         Ok(Answer::Content(content))
@@ -177,6 +181,14 @@ impl Proxy {
             }
             // What was last stored is not here any more: the first reason is the better one.
             (Err(_), How::Stale(reason)) => return Err(reason),
+            // The registry has the tag and not what the tag names: it contradicts itself, and nothing is known.
+            (Err(Error::Upstream { source, .. }), How::Checked)
+                if source.class() == Class::Gone =>
+            {
+                let source = Arc::new(invalid(registry, Fault::Vanished));
+                let subject = Subject::Manifest;
+                Error::Upstream { subject, source }
+            }
             (Err(error), How::Checked | How::Fresh) => error,
         };
         let stand_in = self

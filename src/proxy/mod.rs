@@ -10,6 +10,7 @@
 mod front;
 mod routes;
 mod tag;
+mod listing;
 mod manifest;
 mod blob;
 mod answer;
@@ -22,7 +23,7 @@ mod registry;
 mod error;
 mod config;
 
-pub use answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
+pub use answer::{Answer, Asked, Body, Caller, Content, Listing, Method, Outcome, Pull};
 pub use config::{Config, Freshness, TagRule, UpstreamConfig};
 pub use error::{Error, RequestFault, StreamError, Subject};
 pub use front::Proxy;

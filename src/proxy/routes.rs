@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::answer::Asked;
 use super::error::{Error, RequestFault};
 use super::registry::Registry;
 use crate::oci::{Endpoint, EndpointPath, InvalidEndpoint, Namespace, RepositoryName};
@@ -25,6 +26,8 @@ pub struct Route {
     pub endpoint: Endpoint,
     /// The `ns` that decided, as it was received.
     pub namespace: Option<String>,
+    /// The request in the client's own words.
+    pub asked: Asked,
 }
 
 /// What of a request decides where it goes.
@@ -65,6 +68,11 @@ impl Routes {
         let invalid = |error: InvalidEndpoint| Error::Request(Arc::new(error).into());
         let path = EndpointPath::split(requested.path).map_err(invalid)?;
         let namespace = namespace_in(requested.query)?;
+        let asked = Asked {
+            name: path.name().to_owned(),
+            path: requested.path.to_owned(),
+            query: requested.query.map(str::to_owned),
+        };
         let (registry, path) = if let Some(text) = &namespace {
             (self.named(text)?, path)
         } else if let Some(registry) = requested.host.and_then(|host| self.hosted(host)) {
@@ -87,6 +95,7 @@ impl Routes {
             registry: Arc::clone(registry),
             endpoint,
             namespace: namespace.map(Cow::into_owned),
+            asked,
         })
     }
 

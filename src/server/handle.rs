@@ -119,6 +119,7 @@ async fn answer(
                 method,
                 registry: Arc::clone(&route.registry),
                 endpoint: route.endpoint.clone(),
+                asked: route.asked.clone(),
                 caller: Caller::Anyone,
                 deadline: front.proxy.deadline(),
             };
@@ -130,6 +131,7 @@ async fn answer(
             let outcome = match &answer {
                 Answer::Pong => "none",
                 Answer::Content(content) => content.outcome.label(),
+                Answer::Listing(listing) => listing.outcome.label(),
             };
             let wanted = Wanted {
                 method,

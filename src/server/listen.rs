@@ -48,6 +48,8 @@ pub struct Server {
     metrics: Metrics,
     /// Cancelled when no more requests are taken.
     stopping: CancellationToken,
+    /// Cancelled when the time to end is over.
+    breaking_off: CancellationToken,
     connections: TaskTracker,
     admin_stopping: CancellationToken,
 }
@@ -78,6 +80,7 @@ impl Server {
             health,
             metrics,
             stopping: CancellationToken::new(),
+            breaking_off: CancellationToken::new(),
             connections: TaskTracker::new(),
             admin_stopping: CancellationToken::new(),
         })
@@ -125,6 +128,7 @@ impl Server {
                 front: Arc::clone(&front),
                 config: self.config.clone(),
                 stopping: self.stopping.clone(),
+                breaking_off: self.breaking_off.clone(),
                 connections: self.connections.clone(),
             };
             accepting.spawn(acceptor.run());
@@ -148,6 +152,8 @@ impl Server {
                 connections = self.connections.len(),
                 "drain timeout is over, breaking off"
             );
+            self.breaking_off.cancel();
+            self.connections.wait().await;
         }
         self.admin_stopping.cancel();
         // A panic there is no reason not to stop.
@@ -162,6 +168,7 @@ struct Acceptor {
     front: Arc<Front>,
     config: Config,
     stopping: CancellationToken,
+    breaking_off: CancellationToken,
     connections: TaskTracker,
 }
 
@@ -193,6 +200,7 @@ impl Acceptor {
 
     fn spawn(&self, tcp: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
         let (front, stopping) = (Arc::clone(&self.front), self.stopping.clone());
+        let breaking_off = self.breaking_off.clone();
         let Config {
             header_read_timeout,
             write_idle_timeout,
@@ -204,7 +212,7 @@ impl Acceptor {
                 debug!(error = %error, "no TCP_NODELAY");
             }
             let connection = Connection::new(tcp, write_idle_timeout, front.metrics.clone());
-            let of_connection = connection.handle();
+            let (of_connection, ending) = (connection.handle(), connection.handle());
             let service = service_fn(move |request| {
                 handle(Arc::clone(&front), peer, of_connection.clone(), request)
             });
@@ -215,13 +223,18 @@ impl Acceptor {
                 .writev(true)
                 .serve_connection(TokioIo::new(connection), service);
             let mut serving = std::pin::pin!(serving);
-            let served = tokio::select! {
-                served = serving.as_mut() => served,
+            let served = async {
                 // The connection is not dropped but told, and served to its end.
-                () = stopping.cancelled() => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
+                tokio::select! {
+                    served = serving.as_mut() => return served,
+                    () = stopping.cancelled() => serving.as_mut().graceful_shutdown(),
                 }
+                serving.await
+            };
+            // Dropped at the end of the drain, what is still under way is reset, not ended in order.
+            let served = tokio::select! {
+                served = served => served,
+                () = breaking_off.cancelled() => return ending.break_off(),
             };
             if let Err(error) = served {
                 debug!(%peer, error = %crate::net::Chain(&error), "connection ended");

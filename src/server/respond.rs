@@ -3,17 +3,18 @@
 use std::ops::Range;
 
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, RANGE,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 
 use super::body::ResponseBody;
 use crate::net::{ByteRange, ContentRange, Resolved, if_range_allows, none_match, unsatisfied};
 use crate::oci::{
-    DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, ErrorCode, MediaType, error_body,
+    DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, ErrorCode, MediaType,
+    OCI_FILTERS_APPLIED, error_body,
 };
-use crate::proxy::{Answer, Body, Content, Error, Method, RequestFault, StreamError};
+use crate::proxy::{Answer, Body, Content, Error, Listing, Method, RequestFault, StreamError};
 
 /// What of a request shapes the response to content.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,7 @@ pub(super) async fn answer(
     match answer {
         Answer::Pong => Ok(pong()),
         Answer::Content(content) => self::content(content, wanted).await,
+        Answer::Listing(listing) => Ok(self::listing(listing, wanted.method)),
     }
 }
 
@@ -55,6 +57,8 @@ pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<Response
     }
     if matches!(error, Error::Request(RequestFault::Method)) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        // What comes behind a write is its body, which nobody wants.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if error.status() == StatusCode::UNAUTHORIZED {
         // Ours, never upstream's own: what that names is no place to send a client's credentials.
@@ -82,6 +86,37 @@ fn pong() -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::memory("{}".into()));
     registry_headers(response.headers_mut());
     response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+fn listing(listing: Listing, method: Method) -> Response<ResponseBody> {
+    let Listing {
+        bytes,
+        media_type,
+        link,
+        filters_applied,
+        outcome,
+    } = listing;
+    let length = bytes.len();
+    let body = match method {
+        Method::Get => ResponseBody::memory(bytes),
+        Method::Head => ResponseBody::empty(),
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    registry_headers(headers);
+    set(headers, CACHE_STATUS, outcome.cache_status());
+    let media_type = media_type
+        .as_ref()
+        .map_or("application/json", MediaType::as_str);
+    set(headers, CONTENT_TYPE, media_type);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(link) = link {
+        set(headers, LINK, &link);
+    }
+    if let Some(filters) = filters_applied {
+        set(headers, OCI_FILTERS_APPLIED, &filters);
+    }
     response
 }
 

@@ -5,24 +5,26 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
-    RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK,
+    RANGE, RETRY_AFTER, USER_AGENT,
 };
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::Empty;
 use hyper::body::Incoming;
-use prometheus::IntCounter;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::body::{Body, Places};
 use super::config::Config;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::transport::{self, Transport, TransportError};
 use crate::net::ContentRange;
 use crate::oci::{
-    DOCKER_CONTENT_DIGEST, Digest, Endpoint, MANIFEST_ACCEPT, MediaType, Reference, RepositoryName,
+    DOCKER_CONTENT_DIGEST, Digest, Endpoint, MANIFEST_ACCEPT, MediaType, OCI_FILTERS_APPLIED,
+    Reference, RepositoryName,
 };
 
 /// One remote registry.
@@ -37,6 +39,8 @@ pub struct Upstream {
     places: Arc<Semaphore>,
     /// The part of them that may be blobs, which take long: heads and manifests always find a place.
     blob_places: Arc<Semaphore>,
+    /// Until when the registry asked not to be asked.
+    rest_until: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
@@ -60,22 +64,32 @@ pub struct Manifest {
     pub head: ManifestHead,
 }
 
+/// A list of tags or referrers as it was received.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The body.
+    pub bytes: Bytes,
+    /// `Content-Type`.
+    pub media_type: Option<MediaType>,
+    /// The query of the next page, from `Link`.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied`.
+    pub filters_applied: Option<String>,
+}
+
+/// What of a request is not in its endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked<'a> {
+    range: Option<&'a str>,
+    /// Rendered.
+    query: &'a str,
+}
+
 /// What is known of a blob without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobHead {
     /// The size, when the registry says it.
     pub size: Option<u64>,
-}
-
-/// A response body in progress. Dropped, the transfer is given up.
-#[derive(Debug)]
-pub struct Body {
-    incoming: Incoming,
-    host: String,
-    idle_timeout: Duration,
-    received: IntCounter,
-    _place: OwnedSemaphorePermit,
-    blob_place: Option<OwnedSemaphorePermit>,
 }
 
 /// The answer to a GET of a blob, from some offset on.
@@ -107,6 +121,7 @@ impl Upstream {
             blob_places: Arc::new(Semaphore::new(
                 (config.requests_max - config.requests_max / 4).max(1),
             )),
+            rest_until: Mutex::new(None),
             config,
             metrics,
         })
@@ -136,7 +151,7 @@ impl Upstream {
             name: name.clone(),
             reference: reference.clone(),
         };
-        let response = self.ask(&Method::HEAD, &endpoint, None).await?;
+        let response = self.ask(&Method::HEAD, &endpoint, Asked::default()).await?;
         let (response, _place) = self.successful(response)?;
         self.manifest_head(response.headers())
     }
@@ -156,24 +171,44 @@ impl Upstream {
             name: name.clone(),
             reference: reference.clone(),
         };
-        let response = self.ask(&Method::GET, &endpoint, None).await?;
+        let response = self.ask(&Method::GET, &endpoint, Asked::default()).await?;
         let (response, place) = self.successful(response)?;
         let head = self.manifest_head(response.headers())?;
         if head.size.is_some_and(|size| size > bytes_max) {
             return Err(self.invalid(Fault::TooLarge));
         }
-        self.refuse_encoding(response.headers())?;
-        let mut body = self.body(response.into_body(), place);
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = body.next().await? {
-            if (bytes.len() + chunk.len()) as u64 > bytes_max {
-                return Err(self.invalid(Fault::TooLarge));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Manifest {
-            bytes: bytes.freeze(),
-            head,
+        let (_, body) = self.body(response, place, None)?;
+        let bytes = self.collected(body, bytes_max).await?;
+        Ok(Manifest { bytes, head })
+    }
+
+    /// Asks for a list of tags or referrers, with this query. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or no valid answer, or it is too large.
+    pub async fn listing(
+        &self,
+        endpoint: &Endpoint,
+        query: &str,
+        bytes_max: u64,
+    ) -> Result<Listing, Error> {
+        let asked = Asked {
+            query,
+            ..Asked::default()
+        };
+        let response = self.ask(&Method::GET, endpoint, asked).await?;
+        let (response, place) = self.successful(response)?;
+        let headers = response.headers();
+        let media_type = text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok());
+        let filters_applied = text(headers, &OCI_FILTERS_APPLIED).map(str::to_owned);
+        let next = headers.get_all(LINK).iter().find_map(next_query);
+        let (_, body) = self.body(response, place, None)?;
+        Ok(Listing {
+            bytes: self.collected(body, bytes_max).await?,
+            media_type,
+            next,
+            filters_applied,
         })
     }
 
@@ -194,7 +229,7 @@ impl Upstream {
             name: name.clone(),
             digest: *digest,
         };
-        let (response, place) = self.ask(&Method::HEAD, &endpoint, None).await?;
+        let (response, place) = self.ask(&Method::HEAD, &endpoint, Asked::default()).await?;
         let status = response.status();
         let refused = matches!(
             status,
@@ -232,9 +267,17 @@ impl Upstream {
         });
         // The semaphore is never closed.
         let blob_place = Arc::clone(&self.blob_places).acquire_owned().await.ok();
-        let response = self.ask(&Method::GET, &endpoint, range.as_deref()).await?;
+        let asked = Asked {
+            range: range.as_deref(),
+            ..Asked::default()
+        };
+        let response = self.ask(&Method::GET, &endpoint, asked).await?;
         let (response, place) = self.successful(response)?;
-        self.refuse_encoding(response.headers())?;
+        let announced = self.digest_header(response.headers())?;
+        // Another algorithm may name the same bytes.
+        if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
+            return Err(self.invalid(Fault::Digest));
+        }
         let (begins_at, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let content_range =
                 text(response.headers(), &CONTENT_RANGE).and_then(ContentRange::parse);
@@ -248,8 +291,13 @@ impl Upstream {
         } else {
             (0, response.body().size_hint().exact())
         };
-        let mut body = self.body(response.into_body(), place);
-        body.blob_place = blob_place;
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+        let (is_encoded, body) = self.body(response, place, blob_place)?;
+        // A part of something encoded is no part of the blob, and its size is not the blob's.
+        if is_encoded && is_part {
+            return Err(self.invalid(Fault::Encoding));
+        }
+        let size = size.filter(|_| !is_encoded);
         Ok(BlobAnswer {
             begins_at,
             size,
@@ -268,33 +316,54 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and waits for the head of its response.
+    /// Sends one request and waits for the head of its response. A connection that breaks before that is tried once more:
+    /// a pooled one may have been closed under us.
     async fn ask(
         &self,
         method: &Method,
         endpoint: &Endpoint,
-        range: Option<&str>,
+        asked: Asked<'_>,
     ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), Error> {
         // The semaphore is never closed.
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.map_err(|_| self.silent(Duration::ZERO))?;
+        let error = match self.ask_once(method, endpoint, asked).await {
+            Ok(response) => return Ok((response, place)),
+            Err(error) => error,
+        };
+        let broke = matches!(&error, Error::Unreachable { source, .. } if !source.is_connect());
+        if !broke {
+            return Err(error);
+        }
+        self.retried(&error);
+        tokio::time::sleep(RETRY_PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
+        let response = self.ask_once(method, endpoint, asked).await?;
+        Ok((response, place))
+    }
+
+    async fn ask_once(
+        &self,
+        method: &Method,
+        endpoint: &Endpoint,
+        asked: Asked<'_>,
+    ) -> Result<Response<Incoming>, Error> {
+        self.check_rest()?;
         let mut request = Request::new(Empty::new());
         *request.method_mut() = method.clone();
-        *request.uri_mut() = self.uri(endpoint);
+        *request.uri_mut() = self.uri(endpoint, asked.query);
         let headers = request.headers_mut();
         headers.insert(USER_AGENT, AGENT);
         // A digest is over the bytes as they are.
-        headers.insert(ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if matches!(endpoint, Endpoint::Manifest { .. }) {
-            headers.insert(ACCEPT, http::HeaderValue::from_static(MANIFEST_ACCEPT));
+            headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_ACCEPT));
         }
-        if let Some(range) = range.and_then(|it| http::HeaderValue::from_str(it).ok()) {
+        if let Some(range) = asked.range.and_then(|it| HeaderValue::from_str(it).ok()) {
             headers.insert(RANGE, range);
         }
         let began = Instant::now();
         let patience = self.config.connect_timeout + self.config.first_byte_timeout;
-        let answered = timeout(patience, self.transport.request(request)).await;
-        let response = match answered {
+        let response = match timeout(patience, self.transport.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(source)) => Err(Error::Unreachable {
                 host: self.host.clone(),
@@ -305,13 +374,45 @@ impl Upstream {
         let status = response.as_ref().ok().map(Response::status);
         self.metrics
             .answered(&self.name, endpoint.label(), status, began.elapsed());
-        Ok((response?, place))
+        if let Ok(response) = &response {
+            self.note_limits(response);
+        }
+        response
     }
 
-    fn uri(&self, endpoint: &Endpoint) -> Uri {
+    /// What the answer says of how much more we may ask.
+    fn note_limits(&self, response: &Response<Incoming>) {
+        // `76;w=21600`: so many within so many seconds (Docker Hub, "Pull rate limit").
+        let remaining = text(response.headers(), &RATELIMIT_REMAINING)
+            .and_then(|it| it.split(';').next()?.trim().parse().ok());
+        if let Some(remaining) = remaining {
+            self.metrics.quota(&self.name, remaining);
+        }
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
+            *self.rest_until.lock() = Some(Instant::now() + told.min(REST_MAX));
+        }
+    }
+
+    /// A registry that asked for a pause gets it: until then we answer ourselves what it answered.
+    fn check_rest(&self) -> Result<(), Error> {
+        let until = *self.rest_until.lock();
+        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match rest.filter(|rest| !rest.is_zero()) {
+            None => Ok(()),
+            Some(rest) => Err(Error::Status {
+                host: self.host.clone(),
+                status: StatusCode::TOO_MANY_REQUESTS,
+                retry_after: Some(rest),
+            }),
+        }
+    }
+
+    fn uri(&self, endpoint: &Endpoint, query: &str) -> Uri {
         let mut parts = self.config.url.clone().into_parts();
-        // An endpoint renders only characters that a path may have.
-        parts.path_and_query = endpoint.path().parse().ok();
+        // An endpoint renders only characters that a path may have, and a query comes rendered.
+        let (path, mark) = (endpoint.path(), if query.is_empty() { "" } else { "?" });
+        parts.path_and_query = format!("{path}{mark}{query}").parse().ok();
         Uri::from_parts(parts).unwrap_or_default()
     }
 
@@ -337,8 +438,7 @@ impl Upstream {
                 Error::Refused { host, status }
             }
             status => {
-                let seconds = text(response.headers(), &RETRY_AFTER).and_then(|it| it.parse().ok());
-                let retry_after = seconds.map(Duration::from_secs);
+                let retry_after = retry_after(response.headers());
                 Error::Status {
                     host,
                     status,
@@ -349,37 +449,63 @@ impl Upstream {
     }
 
     fn manifest_head(&self, headers: &HeaderMap) -> Result<ManifestHead, Error> {
-        let digest = match headers.get(DOCKER_CONTENT_DIGEST) {
-            Some(value) => {
-                let parsed = value.to_str().ok().and_then(|it| Digest::parse(it).ok());
-                Some(parsed.ok_or_else(|| self.invalid(Fault::DigestHeader))?)
-            }
-            None => None,
-        };
         Ok(ManifestHead {
-            digest,
+            digest: self.digest_header(headers)?,
             media_type: text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok()),
-            size: content_length(headers),
+            size: content_length(headers).filter(|_| text(headers, &CONTENT_ENCODING).is_none()),
         })
     }
 
-    fn refuse_encoding(&self, headers: &HeaderMap) -> Result<(), Error> {
-        match text(headers, &CONTENT_ENCODING) {
-            None => Ok(()),
-            Some(coding) if coding.eq_ignore_ascii_case("identity") => Ok(()),
-            Some(_) => Err(self.invalid(Fault::Encoding)),
-        }
+    fn digest_header(&self, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
+        let Some(value) = headers.get(DOCKER_CONTENT_DIGEST) else {
+            return Ok(None);
+        };
+        let parsed = value.to_str().ok().and_then(|it| Digest::parse(it).ok());
+        parsed
+            .map(Some)
+            .ok_or_else(|| self.invalid(Fault::DigestHeader))
     }
 
-    fn body(&self, incoming: Incoming, place: OwnedSemaphorePermit) -> Body {
-        Body {
-            incoming,
-            host: self.host.clone(),
-            idle_timeout: self.config.idle_timeout,
-            received: self.metrics.bytes_from(&self.name),
-            _place: place,
-            blob_place: None,
+    /// The body, taken out of a content coding that we did not ask for, and whether there was one.
+    fn body(
+        &self,
+        response: Response<Incoming>,
+        request_place: OwnedSemaphorePermit,
+        blob_place: Option<OwnedSemaphorePermit>,
+    ) -> Result<(bool, Body), Error> {
+        let coding = text(response.headers(), &CONTENT_ENCODING).unwrap_or("identity");
+        let (is_plain, is_gzip) = (
+            coding.eq_ignore_ascii_case("identity"),
+            coding.eq_ignore_ascii_case("gzip"),
+        );
+        if !is_plain && !is_gzip {
+            return Err(self.invalid(Fault::Encoding));
         }
+        let places = Places {
+            _request: request_place,
+            _blob: blob_place,
+        };
+        let received = self.metrics.bytes_from(&self.name);
+        let body = Body::new(
+            response.into_body(),
+            &self.host,
+            self.config.idle_timeout,
+            received,
+            places,
+        );
+        Ok((is_gzip, if is_gzip { body.decoded() } else { body }))
+    }
+
+    /// A whole body of at most `bytes_max` bytes.
+    async fn collected(&self, mut body: Body, bytes_max: u64) -> Result<Bytes, Error> {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = body.next().await? {
+            if (bytes.len() + chunk.len()) as u64 > bytes_max {
+                return Err(self.invalid(Fault::TooLarge));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
     }
 
     fn silent(&self, waited: Duration) -> Error {
@@ -390,46 +516,34 @@ impl Upstream {
     }
 }
 
-impl Body {
-    /// The next bytes; `None` is an end that the connection vouches for. Cancel-safe.
-    ///
-    /// # Errors
-    ///
-    /// When the connection broke, or was silent for too long.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            let frame = timeout(self.idle_timeout, self.incoming.frame()).await;
-            let frame = match frame {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(source))) => {
-                    return Err(Error::Cut {
-                        host: self.host.clone(),
-                        source,
-                    });
-                }
-                Ok(None) => return Ok(None),
-                Err(_) => {
-                    let waited = self.idle_timeout;
-                    return Err(Error::Silent {
-                        host: self.host.clone(),
-                        waited,
-                    });
-                }
-            };
-            if let Ok(bytes) = frame.into_data() {
-                self.received.inc_by(bytes.len() as u64);
-                return Ok(Some(bytes));
-            }
-        }
-    }
+/// How we introduce ourselves.
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("layerhold/", env!("CARGO_PKG_VERSION")));
+
+const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+/// The pause before the one retry of a request whose connection broke; half of it is left to chance.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The rest that a registry gets which says 429 and not for how long, and the longest that it gets.
+const REST_DEFAULT: Duration = Duration::from_secs(5);
+const REST_MAX: Duration = Duration::from_secs(300);
+const NEXT_BYTES_MAX: usize = 2048;
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
-/// How we introduce ourselves.
-const AGENT: http::HeaderValue =
-    http::HeaderValue::from_static(concat!("layerhold/", env!("CARGO_PKG_VERSION")));
+/// A number of seconds; nobody in the field sends the other form, a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = text(headers, &RETRY_AFTER)?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
 
-fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+/// The query of `<…?query>; rel="next"` (RFC 8288 §3). Its host and path are not looked at.
+fn next_query(link: &HeaderValue) -> Option<String> {
+    let (target, parameters) = link.to_str().ok()?.strip_prefix('<')?.split_once('>')?;
+    let (_, query) = target.split_once('?')?;
+    let is_next = parameters.contains("rel=\"next\"") || parameters.contains("rel=next");
+    (is_next && query.len() <= NEXT_BYTES_MAX).then(|| query.to_owned())
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -94,6 +94,12 @@ pub enum Fault {
     /// The range is not the one that was asked for, or the size changed.
     #[error("the range is not the one that was asked for")]
     Range,
+    /// A tag names a manifest that is not there.
+    #[error("the tag names a manifest that is not there")]
+    Vanished,
+    /// The body is no list of tags.
+    #[error("the body is no list of tags")]
+    Listing,
     /// Neither a digest nor a way to compute one.
     #[error("the answer has no digest")]
     NoDigest,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 
 /// The metrics of all upstreams; clones count into the same series.
 #[derive(Clone, Debug)]
@@ -12,6 +14,7 @@ pub struct Metrics {
     first_byte: HistogramVec,
     bytes: IntCounterVec,
     retries: IntCounterVec,
+    quota: IntGaugeVec,
 }
 
 impl Metrics {
@@ -52,8 +55,16 @@ impl Metrics {
                 ),
                 &["upstream", "reason"],
             )?,
+            quota: IntGaugeVec::new(
+                Opts::new(
+                    "layerhold_upstream_quota_remaining",
+                    "Pulls that upstream lets us have yet, as it last said",
+                ),
+                &["upstream"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.quota.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
@@ -78,6 +89,10 @@ impl Metrics {
 
     pub(super) fn bytes_from(&self, upstream: &str) -> IntCounter {
         self.bytes.with_label_values(&[upstream])
+    }
+
+    pub(super) fn quota(&self, upstream: &str, remaining: i64) {
+        self.quota.with_label_values(&[upstream]).set(remaining);
     }
 
     pub(super) fn retried(&self, upstream: &str, reason: &str) {

@@ -9,12 +9,13 @@
 
 mod transfer;
 mod client;
+mod body;
 mod transport;
 mod error;
 mod metrics;
 mod config;
 
-pub use client::{BlobHead, Body, Manifest, ManifestHead, Upstream};
+pub use client::{BlobHead, Listing, Manifest, ManifestHead, Upstream};
 pub use config::Config;
 pub use error::{Class, Error, Fault};
 pub use metrics::Metrics;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tracing::debug;
 
-use super::client::{Body, Upstream};
+use super::body::Body;
+use super::client::Upstream;
 use super::error::{Error, Fault};
 use crate::oci::{Digest, RepositoryName};
 

@@ -1,0 +1,183 @@
+//! Listings: tags and referrers. They are upstream's to say each time; a listing is no content, so the client's own name
+//! stands in it, and its link leads back to us.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache as Memory;
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::answer::{Asked, Listing, Outcome};
+use super::error::{Error, Subject};
+use super::registry::Registry;
+use crate::net::Chain;
+use crate::oci::{Endpoint, Namespace};
+use crate::upstream;
+
+/// Pulls of listings. What was last heard stands in for an upstream that cannot say.
+#[derive(Debug)]
+pub(super) struct Listings {
+    heard: Memory<Key, (Instant, Arc<upstream::Listing>)>,
+    bytes_max: u64,
+}
+
+type Key = (Namespace, String);
+
+impl Listings {
+    pub(super) fn new(bytes_max: u64) -> Self {
+        let weigh = |_: &Key, (_, listing): &(Instant, Arc<upstream::Listing>)| {
+            u32::try_from(listing.bytes.len()).unwrap_or(u32::MAX)
+        };
+        let heard = Memory::builder()
+            .max_capacity(HEARD_BYTES_MAX)
+            .weigher(weigh)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self { heard, bytes_max }
+    }
+
+    pub(super) async fn pull(
+        &self,
+        registry: &Arc<Registry>,
+        endpoint: &Endpoint,
+        asked: &Asked,
+    ) -> Result<Listing, Error> {
+        let is_tags = matches!(endpoint, Endpoint::Tags { .. });
+        let query = forwarded(asked.query.as_deref(), is_tags);
+        let key = (
+            registry.namespace().clone(),
+            format!("{}?{query}", endpoint.path()),
+        );
+        let upstream = registry.upstream();
+        let (listing, outcome) = match upstream.listing(endpoint, &query, self.bytes_max).await {
+            Ok(listing) => {
+                let listing = Arc::new(listing);
+                self.heard
+                    .insert(key, (Instant::now(), Arc::clone(&listing)));
+                (listing, Outcome::Forwarded)
+            }
+            Err(error) => {
+                let subject = Subject::Listing;
+                let source = Arc::new(error);
+                let error = Error::Upstream { subject, source };
+                let usable_for = registry.config().freshness.usable_for;
+                match self.heard.get(&key) {
+                    Some((at, listing)) if error.is_unavailable() && at.elapsed() < usable_for => {
+                        warn!(upstream = upstream.name(), error = %Chain(&error), "serving stale listing");
+                        (listing, Outcome::Stale)
+                    }
+                    Some(_) | None => return Err(error),
+                }
+            }
+        };
+        let bytes = if is_tags {
+            renamed(&listing.bytes, &asked.name).ok_or_else(|| {
+                let fault = upstream::Fault::Listing;
+                let source = Arc::new(super::manifest::invalid(registry, fault));
+                Error::Upstream {
+                    subject: Subject::Listing,
+                    source,
+                }
+            })?
+        } else {
+            listing.bytes.clone()
+        };
+        Ok(Listing {
+            bytes,
+            media_type: listing.media_type.clone(),
+            link: listing.next.as_deref().map(|next| link(asked, next)),
+            filters_applied: listing.filters_applied.clone(),
+            outcome,
+        })
+    }
+}
+
+const HEARD_BYTES_MAX: u64 = 16 << 20;
+/// Pages that are asked for; registries answer 400 to more than they like (distribution#4856).
+const PAGE_MAX: u64 = 1000;
+/// Pairs of a query, and bytes of one, that go on; what is beyond is nobody's pagination.
+const PAIRS_MAX: usize = 8;
+const PAIR_BYTES_MAX: usize = 1024;
+
+/// The client's query as upstream gets it: without `ns`, bounded, and rendered anew.
+fn forwarded(query: Option<&str>, is_tags: bool) -> String {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let mut out = form_urlencoded::Serializer::new(String::new());
+    let pairs =
+        pairs.filter(|(key, value)| key != "ns" && key.len() + value.len() <= PAIR_BYTES_MAX);
+    for (key, value) in pairs.take(PAIRS_MAX) {
+        match value.parse::<u64>() {
+            Ok(n) if is_tags && key == "n" => {
+                out.append_pair(&key, &n.min(PAGE_MAX).to_string());
+            }
+            Ok(_) | Err(_) => {
+                out.append_pair(&key, &value);
+            }
+        }
+    }
+    out.finish()
+}
+
+/// A `Link` to the next page (RFC 8288) on the client's own path: upstream's host is not the client's business, its query
+/// is opaque.
+fn link(asked: &Asked, next: &str) -> String {
+    let mut query = forwarded(Some(next), false);
+    let pairs = form_urlencoded::parse(asked.query.as_deref().unwrap_or_default().as_bytes());
+    for (_, value) in pairs.filter(|(key, _)| key == "ns") {
+        let mut with_namespace = form_urlencoded::Serializer::new(query);
+        query = with_namespace.append_pair("ns", &value).finish();
+    }
+    format!("<{}?{query}>; rel=\"next\"", asked.path)
+}
+
+/// A tag list under the client's own name; the rest as it was.
+fn renamed(bytes: &[u8], name: &str) -> Option<Bytes> {
+    let mut list: Value = serde_json::from_slice(bytes).ok()?;
+    let object = list.as_object_mut()?;
+    object.insert("name".to_owned(), Value::from(name));
+    serde_json::to_vec(&list).ok().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_back_to_us() {
+        let asked = Asked {
+            name: "a.example/app".to_owned(),
+            path: "/v2/a.example/app/tags/list".to_owned(),
+            query: Some("n=2&ns=b%3A1".to_owned()),
+        };
+        let link = link(&asked, "n=2&last=x%26y&ns=evil");
+        assert_eq!(
+            link,
+            "</v2/a.example/app/tags/list?n=2&last=x%26y&ns=b%3A1>; rel=\"next\""
+        );
+    }
+
+    #[test]
+    fn a_query_goes_on_bounded_and_without_ns() {
+        let long = format!("n=5&x={}", "y".repeat(PAIR_BYTES_MAX));
+        let cases = [
+            (None, ""),
+            (Some("ns=a.io&n=100000&last=b"), "n=1000&last=b"),
+            (Some("n=abc"), "n=abc"),
+            (Some("a=b%0d%0ac"), "a=b%0D%0Ac"),
+            (Some(long.as_str()), "n=5"),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(forwarded(query, true), expected);
+        }
+    }
+
+    #[test]
+    fn a_tag_list_gets_the_clients_name() {
+        let renamed = renamed(br#"{"name":"x","tags":["1"]}"#, "a/b").unwrap();
+        assert_eq!(renamed, r#"{"name":"a/b","tags":["1"]}"#);
+        assert_eq!(super::renamed(b"[]", "a"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! A response body in progress.
+
+use std::io::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::write::GzDecoder;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prometheus::IntCounter;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::error::{Error, Fault};
+
+/// A response body in progress. Dropped, the transfer is given up.
+#[derive(Debug)]
+pub(super) struct Body {
+    incoming: Incoming,
+    decoding: Option<Box<Decoding>>,
+    host: String,
+    idle_timeout: Duration,
+    received: IntCounter,
+    _places: Places,
+}
+
+/// The places among the requests in flight that a body holds.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) _request: OwnedSemaphorePermit,
+    pub(super) _blob: Option<OwnedSemaphorePermit>,
+}
+
+/// The undoing of a content coding that nobody asked for.
+#[derive(Debug)]
+struct Decoding {
+    decoder: GzDecoder<Vec<u8>>,
+    /// What came and is not decoded yet.
+    encoded: Bytes,
+    ended: bool,
+}
+
+impl Body {
+    pub(super) fn new(
+        incoming: Incoming,
+        host: &str,
+        idle_timeout: Duration,
+        received: IntCounter,
+        places: Places,
+    ) -> Self {
+        Self {
+            incoming,
+            decoding: None,
+            host: host.to_owned(),
+            idle_timeout,
+            received,
+            _places: places,
+        }
+    }
+
+    /// The same, taken out of its gzip coding.
+    pub(super) fn decoded(mut self) -> Self {
+        self.decoding = Some(Box::new(Decoding {
+            decoder: GzDecoder::new(Vec::new()),
+            encoded: Bytes::new(),
+            ended: false,
+        }));
+        self
+    }
+
+    /// The next bytes; `None` is an end that the connection vouches for. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke, was silent for too long, or the coding is damaged.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(decoding) = &mut self.decoding {
+                let decoded = decoding.next().map_err(|_| Error::Invalid {
+                    host: self.host.clone(),
+                    fault: Fault::Encoding,
+                })?;
+                if decoded.is_some() || decoding.ended {
+                    return Ok(decoded);
+                }
+            }
+            let received = self.receive().await?;
+            match (&mut self.decoding, received) {
+                (None, received) => return Ok(received),
+                (Some(decoding), Some(bytes)) => decoding.encoded = bytes,
+                (Some(decoding), None) => decoding.ended = true,
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let frame = match timeout(self.idle_timeout, self.incoming.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(source))) => {
+                    let host = self.host.clone();
+                    return Err(Error::Cut { host, source });
+                }
+                Ok(None) => return Ok(None),
+                Err(_) => {
+                    let (host, waited) = (self.host.clone(), self.idle_timeout);
+                    return Err(Error::Silent { host, waited });
+                }
+            };
+            if let Ok(bytes) = frame.into_data() {
+                self.received.inc_by(bytes.len() as u64);
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
+impl Decoding {
+    /// Decodes some more of what came; `None` when more must come, or this was the end.
+    fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        while !self.encoded.is_empty() {
+            // In small steps, because a small part may hold a thousand times its size.
+            let step = self.encoded.split_to(self.encoded.len().min(STEP_BYTES));
+            self.decoder.write_all(&step)?;
+            if !self.decoder.get_ref().is_empty() {
+                return Ok(Some(std::mem::take(self.decoder.get_mut()).into()));
+            }
+        }
+        if !self.ended {
+            return Ok(None);
+        }
+        self.decoder.try_finish()?;
+        let rest = std::mem::take(self.decoder.get_mut());
+        Ok(Some(rest).filter(|it| !it.is_empty()).map(Bytes::from))
+    }
+}
+
+const STEP_BYTES: usize = 1 << 10;
