@@ -36,9 +36,9 @@ pub enum Error {
         /// What was asked for.
         expected: Digest,
     },
-    /// Ours: the content could not be read, and not be had otherwise.
-    #[error("the cache failed")]
-    Cache(#[source] Arc<cache::ReadError>),
+    /// The other side's: the content broke off before its head could be sent.
+    #[error("the content broke off before its head could be sent")]
+    Broken(#[source] Arc<StreamError>),
     /// Nobody's: the time for an answer is over.
     #[error("no answer within {allowed:?}")]
     Deadline {
@@ -116,10 +116,10 @@ impl Error {
                 | upstream::Error::Status { .. }
                 | upstream::Error::Invalid { .. } => StatusCode::BAD_GATEWAY,
             },
-            Self::Mismatch { .. } => StatusCode::BAD_GATEWAY,
+            Self::Mismatch { .. } | Self::Broken(_) => StatusCode::BAD_GATEWAY,
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Cache(_) | Self::Lost => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Lost => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -155,7 +155,7 @@ impl Error {
                 ) => None,
             },
             Self::Busy => Some(ErrorCode::TooManyRequests),
-            Self::Mismatch { .. } | Self::Deadline { .. } | Self::Cache(_) | Self::Lost => None,
+            Self::Mismatch { .. } | Self::Broken(_) | Self::Deadline { .. } | Self::Lost => None,
         }
     }
 
@@ -180,8 +180,8 @@ impl Error {
             Self::Request(_)
             | Self::Route { .. }
             | Self::Mismatch { .. }
+            | Self::Broken(_)
             | Self::Deadline { .. }
-            | Self::Cache(_)
             | Self::Lost => None,
         }
     }
@@ -191,8 +191,8 @@ impl Error {
         match self {
             Self::Upstream { source, .. } => source.class() == upstream::Class::Unavailable,
             Self::Mismatch { .. }
+            | Self::Broken(_)
             | Self::Deadline { .. }
-            | Self::Cache(_)
             | Self::Busy
             | Self::Lost => true,
             Self::Request(_) | Self::Route { .. } => false,

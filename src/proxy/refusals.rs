@@ -58,7 +58,7 @@ impl Refusals {
             Error::Upstream { .. }
             | Error::Request(_)
             | Error::Route { .. }
-            | Error::Cache(_)
+            | Error::Broken(_)
             | Error::Deadline { .. }
             | Error::Busy
             | Error::Lost => return,

@@ -141,8 +141,9 @@ async fn answer(
             match respond::answer(answer, wanted).await {
                 Ok(response) => (response, outcome),
                 Err(error) => {
-                    warn!(request = id, error = %Chain(&error), "no length could be found");
-                    (respond::error(&Error::Busy, namespace), "failed")
+                    let error = Error::Broken(Arc::new(error));
+                    log_error(id, &error);
+                    (respond::error(&error, namespace), "failed")
                 }
             }
         }
