@@ -117,8 +117,7 @@ default = true
 
 /// The address that a listener was logged with.
 fn address(events: &[Value], role: &str) -> Option<SocketAddr> {
-    let fields = events.iter().map(|event| &event["fields"]);
-    let mut mine =
-        fields.filter(|fields| fields["message"] == "listening" && fields["role"] == role);
-    mine.next()?["address"].as_str()?.parse().ok()
+    let mut listening = events.iter().filter(|it| it["message"] == "listening");
+    let mine = listening.find(|it| it["role"] == role)?;
+    mine["address"].as_str()?.parse().ok()
 }
