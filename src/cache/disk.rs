@@ -61,6 +61,8 @@ pub(super) struct Disk {
     layout: Layout,
     metrics: Metrics,
     lock: parking_lot::Mutex<Option<File>>,
+    /// In the name of everything that is staged here.
+    token: u64,
     staged: AtomicU64,
 }
 
@@ -97,6 +99,7 @@ impl Disk {
         let disk = Self {
             metrics,
             lock: parking_lot::Mutex::new(Some(lock)),
+            token: rand::random(),
             staged: AtomicU64::new(0),
             layout: layout.clone(),
         };
@@ -149,7 +152,7 @@ impl Disk {
     /// Makes a new staging file.
     pub(super) fn stage(self: &Arc<Self>) -> io::Result<StagedFile> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let path = self.layout.staged(std::process::id(), number);
+        let path = self.layout.staged(self.token, number);
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -197,7 +200,7 @@ impl Disk {
     /// Takes a published file out of sight; the next start removes it.
     pub(super) fn quarantine(&self, digest: &Digest) -> io::Result<()> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let aside = self.layout.staged(std::process::id(), number);
+        let aside = self.layout.staged(self.token, number);
         self.counted("rename", rename(&self.layout.blob(digest), &aside))
     }
 
@@ -373,7 +376,7 @@ impl Disk {
     /// Replaces a small file of ours: readers see the old one or the new one.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let staged = self.layout.staged(std::process::id(), number);
+        let staged = self.layout.staged(self.token, number);
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)

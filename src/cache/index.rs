@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use tracing::{debug, warn};
 
 use super::capacity::{Ledger, Space};
@@ -26,8 +26,8 @@ pub(super) struct Index {
     state: Mutex<State>,
     /// Told whenever a digest leaves `State::unlinking`.
     unlinked: Condvar,
-    /// Closed for good when the directory is handed to a successor; held while something is published.
-    publishing: parking_lot::RwLock<bool>,
+    /// Whether the directory is a successor's; held for reading while something is written, so that handing over waits.
+    closed: RwLock<bool>,
     disk: Arc<Disk>,
     metrics: Metrics,
     started_at: u64,
@@ -113,7 +113,7 @@ impl Index {
         let index = Self {
             state: Mutex::new(state),
             unlinked: Condvar::new(),
-            publishing: parking_lot::RwLock::new(false),
+            closed: RwLock::new(false),
             disk,
             metrics,
             started_at,
@@ -241,9 +241,7 @@ impl Index {
     ///
     /// When no eviction could make the room, or the directory is a successor's.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
-        if *self.publishing.read() {
-            return Err(NoRoom);
-        }
+        let _writing = self.writing().ok_or(NoRoom)?;
         self.make_room(bytes, |state| state.ledger.reserve(bytes))?;
         Ok(Reservation {
             index: Arc::clone(self),
@@ -272,10 +270,8 @@ impl Index {
         reservation: Reservation,
         size: u64,
     ) -> std::io::Result<()> {
-        let closed = self.publishing.read();
-        if *closed {
-            return Err(std::io::Error::other("the cache directory was handed over"));
-        }
+        let handed_over = || std::io::Error::other("the cache directory was handed over");
+        let _writing = self.writing().ok_or_else(handed_over)?;
         let digest = fill.digest;
         {
             let mut state = self.state.lock();
@@ -308,10 +304,9 @@ impl Index {
     /// Writes down the last uses that the disk does not know of. May block.
     pub(super) fn save_uses(&self) {
         let uses = std::mem::take(&mut self.state.lock().uses);
-        let closed = self.publishing.read();
-        if *closed {
+        let Some(_writing) = self.writing() else {
             return;
-        }
+        };
         for (digest, used_at) in uses {
             // Gone since: then nobody needs to know.
             let _ = self.disk.write_last_use(&digest, used_at);
@@ -320,12 +315,14 @@ impl Index {
 
     /// Stops writing for good: from here on the directory is a successor's. Waits for what is being published.
     pub(super) fn close(&self) {
-        *self.publishing.write() = true;
+        *self.closed.write() = true;
     }
 
-    /// Whether the directory is a successor's.
-    pub(super) fn is_closed(&self) -> bool {
-        *self.publishing.read()
+    /// The right to write to the directory; `None` when it is a successor's. While it is held nobody hands it over.
+    pub(super) fn writing(&self) -> Option<RwLockReadGuard<'_, bool>> {
+        // Recursive, because one write may ask for another, and must not wait for a close that waits for it.
+        let closed = self.closed.read_recursive();
+        (!*closed).then_some(closed)
     }
 
     fn keep_open(self: &Arc<Self>, digest: Digest, file: File, size: u64) -> Option<Arc<BlobFile>> {
@@ -368,7 +365,9 @@ impl Index {
         self.report(&state);
         drop(state);
         drop(victim);
-        let _ = unlink(&self.disk);
+        if let Some(_writing) = self.writing() {
+            let _ = unlink(&self.disk);
+        }
         self.unlinking_done(&[*digest]);
     }
 

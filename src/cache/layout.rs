@@ -66,9 +66,10 @@ impl Layout {
         self.dir.join("staging")
     }
 
-    /// A staging file; the process is in the name, so that a draining process and its successor never share one.
-    pub(super) fn staged(&self, process: u32, number: u64) -> PathBuf {
-        self.staging().join(format!("{process}-{number}"))
+    /// A staging file. A token of whoever stages is in the name, so that a draining process and its successor never share
+    /// one; their process numbers may be the same, since in a container every one is 1.
+    pub(super) fn staged(&self, token: u64, number: u64) -> PathBuf {
+        self.staging().join(format!("{token:016x}-{number}"))
     }
 
     pub(super) fn upstreams(&self) -> PathBuf {

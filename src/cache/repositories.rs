@@ -113,9 +113,12 @@ impl Repositories {
         let Some(grants) = metadata.grants.as_mut() else {
             return;
         };
-        if !grants.insert(digest, grant) || self.index.is_closed() {
+        if !grants.insert(digest, grant) {
             return;
         }
+        let Some(_writing) = self.index.writing() else {
+            return;
+        };
         let line = line(digest, grant);
         if self.disk.append_grants(repository, &line).is_ok() {
             metadata.bytes += line.len() as u64;
@@ -135,9 +138,9 @@ impl Repositories {
         tag: &Tag,
         record: &TagRecord,
     ) -> io::Result<()> {
-        if self.index.is_closed() {
+        let Some(_writing) = self.index.writing() else {
             return Ok(());
-        }
+        };
         let former = self.disk.read_tag(repository, tag)?.len() as u64;
         let text = tag_text(record);
         self.disk.write_tag(repository, tag, &text)?;
@@ -151,9 +154,9 @@ impl Repositories {
     /// Forgets a tag's answer. May block.
     pub(super) fn forget_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<()> {
         let former = self.disk.read_tag(repository, tag)?.len() as u64;
-        if former == 0 || self.index.is_closed() {
+        let Some(_writing) = self.index.writing().filter(|_| former > 0) else {
             return Ok(());
-        }
+        };
         self.disk.remove_tag(repository, tag)?;
         let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
@@ -190,7 +193,9 @@ impl Repositories {
         if let Some((oldest, metadata)) = squeezed_out {
             debug!(namespace = %oldest.namespace, repository = %oldest.name, "forgot a repository's metadata");
             let bytes = std::mem::take(&mut metadata.lock().bytes);
-            if !self.index.is_closed() && self.disk.remove_repository(&oldest).is_ok() {
+            if let Some(_writing) = self.index.writing()
+                && self.disk.remove_repository(&oldest).is_ok()
+            {
                 self.index.charge(0, bytes);
             }
         }
@@ -208,7 +213,9 @@ impl Repositories {
             let grants = Grants::parse(&text);
             let lines = text.lines().count();
             let torn = !text.is_empty() && !text.ends_with('\n');
-            if (torn || lines > 2 * grants.len() + COMPACTION_LINES) && !self.index.is_closed() {
+            if (torn || lines > 2 * grants.len() + COMPACTION_LINES)
+                && let Some(_writing) = self.index.writing()
+            {
                 let _ = self.disk.rewrite_grants(repository, &grants.text());
             }
             metadata.grants = Some(grants);
