@@ -82,6 +82,17 @@ impl Endpoint {
         }
     }
 
+    /// The repository that is asked about.
+    pub const fn name(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Ping => None,
+            Self::Manifest { name, .. }
+            | Self::Blob { name, .. }
+            | Self::Tags { name }
+            | Self::Referrers { name, .. } => Some(name),
+        }
+    }
+
     /// A short name, for metrics.
     pub const fn label(&self) -> &'static str {
         match self {

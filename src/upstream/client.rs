@@ -4,43 +4,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK,
-    RANGE, RETRY_AFTER, USER_AGENT,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
-use http_body_util::Empty;
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
 
 use super::body::{Body, Places};
 use super::config::Config;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
-use super::transport::{self, Transport, TransportError};
+use super::sender::{Question, Reply, Sender};
+use super::transport::TransportError;
 use crate::net::ContentRange;
 use crate::oci::{
-    DOCKER_CONTENT_DIGEST, Digest, Endpoint, MANIFEST_ACCEPT, MediaType, OCI_FILTERS_APPLIED,
-    Reference, RepositoryName,
+    DOCKER_CONTENT_DIGEST, Digest, Endpoint, MediaType, OCI_FILTERS_APPLIED, Reference,
+    RepositoryName,
 };
 
 /// One remote registry.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The configured name, for metrics and logs.
-    name: String,
-    host: String,
-    config: Config,
-    transport: Transport,
+    sender: Sender,
+    idle_timeout: Duration,
     /// Requests in flight, bodies included.
     places: Arc<Semaphore>,
     /// The part of them that may be blobs, which take long: heads and manifests always find a place.
     blob_places: Arc<Semaphore>,
-    /// Until when the registry asked not to be asked.
-    rest_until: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
@@ -77,14 +67,6 @@ pub struct Listing {
     pub filters_applied: Option<String>,
 }
 
-/// What of a request is not in its endpoint.
-#[derive(Clone, Copy, Debug, Default)]
-struct Asked<'a> {
-    range: Option<&'a str>,
-    /// Rendered.
-    query: &'a str,
-}
-
 /// What is known of a blob without its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobHead {
@@ -109,32 +91,24 @@ impl Upstream {
     ///
     /// When TLS cannot be set up.
     pub fn new(name: &str, config: Config, metrics: Metrics) -> Result<Self, TransportError> {
+        let requests_max = config.requests_max;
         Ok(Self {
-            name: name.to_owned(),
-            host: config
-                .url
-                .authority()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            transport: transport::client(&config)?,
-            places: Arc::new(Semaphore::new(config.requests_max)),
-            blob_places: Arc::new(Semaphore::new(
-                (config.requests_max - config.requests_max / 4).max(1),
-            )),
-            rest_until: Mutex::new(None),
-            config,
+            idle_timeout: config.idle_timeout,
+            places: Arc::new(Semaphore::new(requests_max)),
+            blob_places: Arc::new(Semaphore::new((requests_max - requests_max / 4).max(1))),
+            sender: Sender::new(name, config, metrics.clone())?,
             metrics,
         })
     }
 
     /// The configured name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.sender.name()
     }
 
     /// Where it is, for logs.
     pub fn host(&self) -> &str {
-        &self.host
+        self.sender.host()
     }
 
     /// Asks for the head of a manifest. Cancel-safe.
@@ -151,9 +125,8 @@ impl Upstream {
             name: name.clone(),
             reference: reference.clone(),
         };
-        let response = self.ask(&Method::HEAD, &endpoint, Asked::default()).await?;
-        let (response, _place) = self.successful(response)?;
-        self.manifest_head(response.headers())
+        let (reply, _place) = self.ask(&question(Method::HEAD, &endpoint)).await?;
+        self.manifest_head(reply.successful()?.response.headers())
     }
 
     /// Asks for a manifest of at most `bytes_max` bytes. Cancel-safe.
@@ -171,8 +144,8 @@ impl Upstream {
             name: name.clone(),
             reference: reference.clone(),
         };
-        let response = self.ask(&Method::GET, &endpoint, Asked::default()).await?;
-        let (response, place) = self.successful(response)?;
+        let (reply, place) = self.ask(&question(Method::GET, &endpoint)).await?;
+        let response = reply.successful()?.response;
         let head = self.manifest_head(response.headers())?;
         if head.size.is_some_and(|size| size > bytes_max) {
             return Err(self.invalid(Fault::TooLarge));
@@ -193,12 +166,12 @@ impl Upstream {
         query: &str,
         bytes_max: u64,
     ) -> Result<Listing, Error> {
-        let asked = Asked {
+        let question = Question {
             query,
-            ..Asked::default()
+            ..question(Method::GET, endpoint)
         };
-        let response = self.ask(&Method::GET, endpoint, asked).await?;
-        let (response, place) = self.successful(response)?;
+        let (reply, place) = self.ask(&question).await?;
+        let response = reply.successful()?.response;
         let headers = response.headers();
         let media_type = text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok());
         let filters_applied = text(headers, &OCI_FILTERS_APPLIED).map(str::to_owned);
@@ -229,13 +202,17 @@ impl Upstream {
             name: name.clone(),
             digest: *digest,
         };
-        let (response, place) = self.ask(&Method::HEAD, &endpoint, Asked::default()).await?;
-        let status = response.status();
+        let question = Question {
+            follows: false,
+            ..question(Method::HEAD, &endpoint)
+        };
+        let (reply, place) = self.ask(&question).await?;
+        let status = reply.response.status();
         let refused = matches!(
             status,
             StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
         );
-        let size = content_length(response.headers());
+        let size = content_length(reply.response.headers());
         if status.is_success() && (size.is_some() || !size_wanted) {
             return Ok(BlobHead { size });
         }
@@ -243,9 +220,9 @@ impl Upstream {
             return Ok(BlobHead { size: None });
         }
         if !(status.is_success() || status.is_redirection() || refused) {
-            return Err(self.failed(&response));
+            return Err(reply.failure());
         }
-        drop((response, place));
+        drop((reply, place));
         let answer = self.blob(name, digest, Some((0, Some(1)))).await?;
         Ok(BlobHead { size: answer.size })
     }
@@ -267,12 +244,12 @@ impl Upstream {
         });
         // The semaphore is never closed.
         let blob_place = Arc::clone(&self.blob_places).acquire_owned().await.ok();
-        let asked = Asked {
-            range: range.as_deref(),
-            ..Asked::default()
+        let question = Question {
+            range,
+            ..question(Method::GET, &endpoint)
         };
-        let response = self.ask(&Method::GET, &endpoint, asked).await?;
-        let (response, place) = self.successful(response)?;
+        let (reply, place) = self.ask(&question).await?;
+        let response = reply.successful()?.response;
         let announced = self.digest_header(response.headers())?;
         // Another algorithm may name the same bytes.
         if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
@@ -306,146 +283,22 @@ impl Upstream {
     }
 
     pub(super) fn retried(&self, error: &Error) {
-        self.metrics.retried(&self.name, error.retry_reason());
+        self.metrics.retried(self.name(), error.retry_reason());
     }
 
     pub(super) fn invalid(&self, fault: Fault) -> Error {
         Error::Invalid {
-            host: self.host.clone(),
+            host: self.host().to_owned(),
             fault,
         }
     }
 
-    /// Sends one request and waits for the head of its response. A connection that breaks before that is tried once more:
-    /// a pooled one may have been closed under us.
-    async fn ask(
-        &self,
-        method: &Method,
-        endpoint: &Endpoint,
-        asked: Asked<'_>,
-    ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), Error> {
-        // The semaphore is never closed.
+    /// Asks from a place among the requests in flight.
+    async fn ask(&self, question: &Question<'_>) -> Result<(Reply, OwnedSemaphorePermit), Error> {
         let place = Arc::clone(&self.places).acquire_owned().await;
-        let place = place.map_err(|_| self.silent(Duration::ZERO))?;
-        let error = match self.ask_once(method, endpoint, asked).await {
-            Ok(response) => return Ok((response, place)),
-            Err(error) => error,
-        };
-        let broke = matches!(&error, Error::Unreachable { source, .. } if !source.is_connect());
-        if !broke {
-            return Err(error);
-        }
-        self.retried(&error);
-        tokio::time::sleep(RETRY_PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
-        let response = self.ask_once(method, endpoint, asked).await?;
-        Ok((response, place))
-    }
-
-    async fn ask_once(
-        &self,
-        method: &Method,
-        endpoint: &Endpoint,
-        asked: Asked<'_>,
-    ) -> Result<Response<Incoming>, Error> {
-        self.check_rest()?;
-        let mut request = Request::new(Empty::new());
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = self.uri(endpoint, asked.query);
-        let headers = request.headers_mut();
-        headers.insert(USER_AGENT, AGENT);
-        // A digest is over the bytes as they are.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if matches!(endpoint, Endpoint::Manifest { .. }) {
-            headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_ACCEPT));
-        }
-        if let Some(range) = asked.range.and_then(|it| HeaderValue::from_str(it).ok()) {
-            headers.insert(RANGE, range);
-        }
-        let began = Instant::now();
-        let patience = self.config.connect_timeout + self.config.first_byte_timeout;
-        let response = match timeout(patience, self.transport.request(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(source)) => Err(Error::Unreachable {
-                host: self.host.clone(),
-                source,
-            }),
-            Err(_) => Err(self.silent(patience)),
-        };
-        let status = response.as_ref().ok().map(Response::status);
-        self.metrics
-            .answered(&self.name, endpoint.label(), status, began.elapsed());
-        if let Ok(response) = &response {
-            self.note_limits(response);
-        }
-        response
-    }
-
-    /// What the answer says of how much more we may ask.
-    fn note_limits(&self, response: &Response<Incoming>) {
-        // `76;w=21600`: so many within so many seconds (Docker Hub, "Pull rate limit").
-        let remaining = text(response.headers(), &RATELIMIT_REMAINING)
-            .and_then(|it| it.split(';').next()?.trim().parse().ok());
-        if let Some(remaining) = remaining {
-            self.metrics.quota(&self.name, remaining);
-        }
-        if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
-            *self.rest_until.lock() = Some(Instant::now() + told.min(REST_MAX));
-        }
-    }
-
-    /// A registry that asked for a pause gets it: until then we answer ourselves what it answered.
-    fn check_rest(&self) -> Result<(), Error> {
-        let until = *self.rest_until.lock();
-        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
-        match rest.filter(|rest| !rest.is_zero()) {
-            None => Ok(()),
-            Some(rest) => Err(Error::Status {
-                host: self.host.clone(),
-                status: StatusCode::TOO_MANY_REQUESTS,
-                retry_after: Some(rest),
-            }),
-        }
-    }
-
-    fn uri(&self, endpoint: &Endpoint, query: &str) -> Uri {
-        let mut parts = self.config.url.clone().into_parts();
-        // An endpoint renders only characters that a path may have, and a query comes rendered.
-        let (path, mark) = (endpoint.path(), if query.is_empty() { "" } else { "?" });
-        parts.path_and_query = format!("{path}{mark}{query}").parse().ok();
-        Uri::from_parts(parts).unwrap_or_default()
-    }
-
-    fn successful(
-        &self,
-        (response, place): (Response<Incoming>, OwnedSemaphorePermit),
-    ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), Error> {
-        if matches!(
-            response.status(),
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT
-        ) {
-            Ok((response, place))
-        } else {
-            Err(self.failed(&response))
-        }
-    }
-
-    fn failed(&self, response: &Response<Incoming>) -> Error {
-        let host = self.host.clone();
-        match response.status() {
-            StatusCode::NOT_FOUND | StatusCode::GONE => Error::Gone { host },
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Error::Refused { host, status }
-            }
-            status => {
-                let retry_after = retry_after(response.headers());
-                Error::Status {
-                    host,
-                    status,
-                    retry_after,
-                }
-            }
-        }
+        // The semaphore is never closed.
+        let place = place.map_err(|_| self.invalid(Fault::Range))?;
+        Ok((self.sender.ask(question).await?, place))
     }
 
     fn manifest_head(&self, headers: &HeaderMap) -> Result<ManifestHead, Error> {
@@ -485,11 +338,11 @@ impl Upstream {
             _request: request_place,
             _blob: blob_place,
         };
-        let received = self.metrics.bytes_from(&self.name);
+        let received = self.metrics.bytes_from(self.name());
         let body = Body::new(
             response.into_body(),
-            &self.host,
-            self.config.idle_timeout,
+            self.host(),
+            self.idle_timeout,
             received,
             places,
         );
@@ -507,35 +360,20 @@ impl Upstream {
         }
         Ok(bytes.freeze())
     }
-
-    fn silent(&self, waited: Duration) -> Error {
-        Error::Silent {
-            host: self.host.clone(),
-            waited,
-        }
-    }
 }
 
-/// How we introduce ourselves.
-const AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("layerhold/", env!("CARGO_PKG_VERSION")));
-
-const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
-/// The pause before the one retry of a request whose connection broke; half of it is left to chance.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// The rest that a registry gets which says 429 and not for how long, and the longest that it gets.
-const REST_DEFAULT: Duration = Duration::from_secs(5);
-const REST_MAX: Duration = Duration::from_secs(300);
+/// A `Link` to a next page is longer than this only by mischief.
 const NEXT_BYTES_MAX: usize = 2048;
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// A number of seconds; nobody in the field sends the other form, a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = text(headers, &RETRY_AFTER)?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// A GET or HEAD of an endpoint, through redirects.
+fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
+    Question {
+        method,
+        endpoint,
+        range: None,
+        query: "",
+        follows: true,
+    }
 }
 
 /// The query of `<…?query>; rel="next"` (RFC 8288 §3). Its host and path are not looked at.
@@ -548,4 +386,8 @@ fn next_query(link: &HeaderValue) -> Option<String> {
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     text(headers, &CONTENT_LENGTH)?.parse().ok()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }

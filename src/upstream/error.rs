@@ -94,6 +94,15 @@ pub enum Fault {
     /// The range is not the one that was asked for, or the size changed.
     #[error("the range is not the one that was asked for")]
     Range,
+    /// A token realm that may not be asked on behalf of this registry.
+    #[error("it names a token server that is not of its own domain")]
+    Realm,
+    /// A token server's answer that has no token.
+    #[error("the answer has no token")]
+    Token,
+    /// A redirect that leads nowhere, or must not be followed.
+    #[error("it redirects to where it must not")]
+    Redirect,
     /// A tag names a manifest that is not there.
     #[error("the tag names a manifest that is not there")]
     Vanished,

@@ -15,6 +15,7 @@ pub struct Metrics {
     bytes: IntCounterVec,
     retries: IntCounterVec,
     quota: IntGaugeVec,
+    tokens: IntCounterVec,
 }
 
 impl Metrics {
@@ -62,8 +63,16 @@ impl Metrics {
                 ),
                 &["upstream"],
             )?,
+            tokens: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_tokens_total",
+                    "Tokens asked of the upstreams' token servers",
+                ),
+                &["upstream", "result"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.tokens.clone()))?;
         registry.register(Box::new(metrics.quota.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
@@ -93,6 +102,11 @@ impl Metrics {
 
     pub(super) fn quota(&self, upstream: &str, remaining: i64) {
         self.quota.with_label_values(&[upstream]).set(remaining);
+    }
+
+    pub(super) fn exchanged(&self, upstream: &str, succeeded: bool) {
+        let result = if succeeded { "ok" } else { "failed" };
+        self.tokens.with_label_values(&[upstream, result]).inc();
     }
 
     pub(super) fn retried(&self, upstream: &str, reason: &str) {

@@ -4,13 +4,19 @@
 //! an ordered list of places of the same content; a cut or a stall continues by `Range` at the next of them, and whoever
 //! reads does not notice.
 //!
-//! **What is absent:** no disk, no knowledge of what the bytes are for, no redirects and no credentials: an upstream that
-//! asks for either is answered with an error that says so.
+//! Tokens are exchanged anonymously, where a registry asks for them; redirects are followed to another party without them.
+//!
+//! **What is absent:** no disk, no knowledge of what the bytes are for, and no credentials of anybody's.
 
 mod transfer;
 mod client;
+mod sender;
 mod body;
 mod transport;
+mod token;
+mod challenge;
+mod party;
+mod address;
 mod error;
 mod metrics;
 mod config;

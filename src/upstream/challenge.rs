@@ -1,0 +1,204 @@
+//! `WWW-Authenticate`: what a registry wants to see (RFC 9110 §11.6.1).
+
+use http::HeaderMap;
+use http::header::WWW_AUTHENTICATE;
+
+/// One challenge: a scheme in lower case, and its parameters by names in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Challenge {
+    pub(super) scheme: String,
+    parameters: Vec<(String, String)>,
+}
+
+impl Challenge {
+    /// All challenges of a response, in their order. What cannot be parsed ends its own field and nothing else.
+    pub(super) fn all(headers: &HeaderMap) -> Vec<Self> {
+        let fields = headers.get_all(WWW_AUTHENTICATE).iter();
+        let texts = fields.filter_map(|it| it.to_str().ok());
+        texts.take(FIELDS_MAX).flat_map(Self::parse).collect()
+    }
+
+    /// A parameter's value.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        let found = self.parameters.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Several challenges stand in one field, separated by the same commas as the parameters of one.
+    fn parse(field: &str) -> Vec<Self> {
+        let mut challenges: Vec<Self> = Vec::new();
+        let mut rest = field.trim_start_matches(is_separator);
+        while !rest.is_empty() && challenges.len() < CHALLENGES_MAX {
+            let (word, after) = token(rest);
+            if word.is_empty() {
+                break;
+            }
+            let after = after.trim_start_matches(is_space);
+            match (after.strip_prefix('='), challenges.last_mut()) {
+                (Some(value), Some(challenge)) => {
+                    let Some((value, after)) = value_of(value.trim_start_matches(is_space)) else {
+                        break;
+                    };
+                    challenge
+                        .parameters
+                        .push((word.to_ascii_lowercase(), value));
+                    rest = after;
+                }
+                // A parameter of no challenge.
+                (Some(_), None) => break,
+                (None, _) => {
+                    let scheme = word.to_ascii_lowercase();
+                    challenges.push(Self {
+                        scheme,
+                        parameters: Vec::new(),
+                    });
+                    rest = after;
+                }
+            }
+            rest = rest.trim_start_matches(is_separator);
+        }
+        challenges
+    }
+}
+
+const FIELDS_MAX: usize = 8;
+const CHALLENGES_MAX: usize = 16;
+
+const fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t')
+}
+
+const fn is_separator(character: char) -> bool {
+    matches!(character, ' ' | '\t' | ',')
+}
+
+/// A token at the beginning (RFC 9110 §5.6.2), and what follows.
+fn token(text: &str) -> (&str, &str) {
+    let is_tchar = |it: char| it.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(it);
+    text.split_at(text.find(|it| !is_tchar(it)).unwrap_or(text.len()))
+}
+
+/// A token or a quoted string, and what follows; `None` when the string does not end.
+fn value_of(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        // Some send a URL without quotes: everything up to the next separator.
+        let end = text.find(is_separator).unwrap_or(text.len());
+        let (value, rest) = text.split_at(end);
+        return Some((value.to_owned(), rest));
+    };
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Some((value, quoted.get(at + 1..)?)),
+            '\\' => value.push(characters.next()?.1),
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+/// Parses anything without panicking.
+#[cfg(test)]
+pub(super) fn fuzz_challenge(input: &[u8]) {
+    if let Ok(text) = str::from_utf8(input) {
+        let challenges = Challenge::parse(text);
+        assert!(
+            challenges.len() <= CHALLENGES_MAX,
+            "their number is bounded"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::seq::IndexedRandom;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn challenges_are_told_apart() {
+        let field = r#"Basic realm="a, b", BEARER Realm="https://auth.example/token",service=reg , scope="repository:a/b:pull", Negotiate"#;
+        let found = Challenge::parse(field);
+        let schemes: Vec<&str> = found.iter().map(|it| it.scheme.as_str()).collect();
+        assert_eq!(schemes, ["basic", "bearer", "negotiate"]);
+        assert_eq!(found[0].parameter("realm"), Some("a, b"));
+        assert_eq!(
+            found[1].parameter("realm"),
+            Some("https://auth.example/token")
+        );
+        assert_eq!(found[1].parameter("service"), Some("reg"));
+        assert_eq!(found[1].parameter("scope"), Some("repository:a/b:pull"));
+        assert_eq!(found[1].parameter("error"), None);
+    }
+
+    #[test]
+    fn what_registries_really_send_is_understood() {
+        for (field, realm, service) in [
+            (
+                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/debian:pull""#,
+                "https://auth.docker.io/token",
+                Some("registry.docker.io"),
+            ),
+            (
+                r#"bearer realm = "https://ghcr.io/token" , service = "ghcr.io""#,
+                "https://ghcr.io/token",
+                Some("ghcr.io"),
+            ),
+            (
+                "Bearer realm=https://a.example/token",
+                "https://a.example/token",
+                None,
+            ),
+            (
+                r#"Bearer realm="https://a.example/\"x\"""#,
+                r#"https://a.example/"x""#,
+                None,
+            ),
+        ] {
+            let found = Challenge::parse(field);
+            assert_eq!(found.len(), 1, "{field}");
+            assert_eq!(found[0].parameter("realm"), Some(realm));
+            assert_eq!(found[0].parameter("service"), service);
+        }
+        for nothing in ["", ",,", "=x", "\"", "realm=\"x\""] {
+            assert!(
+                Challenge::parse(nothing)
+                    .iter()
+                    .all(|it| it.scheme != "bearer")
+            );
+        }
+        assert_eq!(
+            Challenge::parse(r#"Bearer realm="x"#)[0].parameter("realm"),
+            None
+        );
+    }
+
+    #[test]
+    fn no_input_panics_the_parser() {
+        let words = [
+            "Bearer",
+            " ",
+            ",",
+            "=",
+            "\"",
+            "\\",
+            "realm",
+            "ü",
+            "https://a/b",
+            "\t",
+            "Basic",
+        ];
+        let mut random = SmallRng::seed_from_u64(7);
+        for _ in 0..50_000 {
+            let count = random.random_range(0..12);
+            let text: String = (0..count)
+                .filter_map(|_| words.choose(&mut random))
+                .copied()
+                .collect();
+            fuzz_challenge(text.as_bytes());
+        }
+    }
+}

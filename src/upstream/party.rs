@@ -1,0 +1,229 @@
+//! Who is who: an upstream names token servers and redirect targets, and each is another party until proven the same.
+
+use http::Uri;
+use http::uri::Scheme;
+use std::net::IpAddr;
+
+use super::error::Fault;
+
+/// Whether two addresses are of one party to the letter: the same scheme, host and port.
+pub(super) fn is_same(a: &Uri, b: &Uri) -> bool {
+    let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
+    a.scheme() == b.scheme() && host(a) == host(b) && port(a) == port(b)
+}
+
+/// Whether a token server may be asked on behalf of an upstream: it lies in the upstream's registrable domain (by the
+/// public-suffix list), or on the same host at any port where the upstream has no such domain; and an https upstream has
+/// no http token server. (CVE-2026-33540, CVE-2020-15157: clients that asked whom they were told to.)
+///
+/// # Errors
+///
+/// When it may not.
+pub(super) fn check_realm(upstream: &Uri, realm: &Uri) -> Result<(), Fault> {
+    let (Some(own), Some(theirs)) = (upstream.host(), realm.host()) else {
+        return Err(Fault::Realm);
+    };
+    let (own, theirs) = (own.to_ascii_lowercase(), theirs.to_ascii_lowercase());
+    let same_party = own == theirs
+        || registrable(&own).is_some_and(|domain| registrable(&theirs) == Some(domain));
+    let scheme_kept = match realm.scheme().map(Scheme::as_str) {
+        Some("https") => true,
+        Some("http") => upstream.scheme() != Some(&Scheme::HTTPS),
+        _ => false,
+    };
+    let has_userinfo = realm
+        .authority()
+        .is_some_and(|it| it.as_str().contains('@'));
+    if same_party && scheme_kept && !has_userinfo {
+        Ok(())
+    } else {
+        Err(Fault::Realm)
+    }
+}
+
+/// Where a redirect leads: an absolute `Location`, or one relative to what was asked (RFC 9110 §10.2.2). https is never
+/// left for http.
+///
+/// # Errors
+///
+/// When it leads nowhere, or must not be followed.
+pub(super) fn redirect_target(asked: &Uri, location: &str) -> Result<Uri, Fault> {
+    let (scheme, authority) = (asked.scheme_str().unwrap_or_default(), asked.authority());
+    let authority = authority
+        .map(http::uri::Authority::as_str)
+        .unwrap_or_default();
+    // The fragment is for nobody on this way.
+    let location = location.split('#').next().unwrap_or_default();
+    let absolute = if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else if location.contains("://") {
+        location.to_owned()
+    } else {
+        let (folder, _) = asked.path().rsplit_once('/').unwrap_or_default();
+        format!("{scheme}://{authority}{folder}/{location}")
+    };
+    let target: Uri = absolute.parse().map_err(|_| Fault::Redirect)?;
+    let known_scheme = match target.scheme_str() {
+        Some("https") => true,
+        Some("http") => scheme != "https",
+        _ => false,
+    };
+    let has_userinfo = target
+        .authority()
+        .is_some_and(|it| it.as_str().contains('@'));
+    if known_scheme && target.host().is_some() && !has_userinfo {
+        Ok(target)
+    } else {
+        Err(Fault::Redirect)
+    }
+}
+
+/// The address that a host is written as, when it is one.
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
+}
+
+fn port(uri: &Uri) -> u16 {
+    let default = if uri.scheme() == Some(&Scheme::HTTPS) {
+        443
+    } else {
+        80
+    };
+    uri.port_u16().unwrap_or(default)
+}
+
+/// The domain that somebody registered; none for addresses, for names of one label, and for public suffixes themselves.
+fn registrable(host: &str) -> Option<&str> {
+    if literal(host).is_some() {
+        return None;
+    }
+    let domain = psl::domain(host.strip_suffix('.').unwrap_or(host).as_bytes())?;
+    // A suffix that nobody listed is one that nobody vouches for, such as a private network's own.
+    domain.suffix().is_known().then_some(())?;
+    str::from_utf8(domain.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn token_servers_are_of_the_upstreams_own_domain() {
+        for (upstream, realm, expected) in [
+            (
+                "https://registry-1.docker.io",
+                "https://auth.docker.io/token",
+                true,
+            ),
+            (
+                "https://registry.gitlab.com",
+                "https://gitlab.com/jwt/auth",
+                true,
+            ),
+            ("https://ghcr.io", "https://ghcr.io/token", true),
+            ("https://ghcr.io", "https://GHCR.io/token", true),
+            (
+                "https://public.ecr.aws",
+                "https://public.ecr.aws/token/",
+                true,
+            ),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5001/token", true),
+            ("http://registry:5000", "https://registry/token", true),
+            ("http://[::1]:5000", "http://[::1]:5001/token", true),
+            // The attacks.
+            (
+                "https://registry-1.docker.io",
+                "https://evil.example/token",
+                false,
+            ),
+            (
+                "https://registry-1.docker.io",
+                "http://auth.docker.io/token",
+                false,
+            ),
+            ("https://a.co.uk", "https://b.co.uk/token", false),
+            ("https://a.github.io", "https://b.github.io/token", false),
+            (
+                "https://registry.a.internal",
+                "https://evil.b.internal/token",
+                false,
+            ),
+            (
+                "http://127.0.0.1:5000",
+                "http://127.0.0.2:5001/token",
+                false,
+            ),
+            (
+                "http://127.0.0.1:5000",
+                "http://localhost:5001/token",
+                false,
+            ),
+            (
+                "https://docker.io.evil.example",
+                "https://auth.docker.io/token",
+                false,
+            ),
+            ("https://ghcr.io", "https://user@ghcr.io/token", false),
+            (
+                "https://ghcr.io",
+                "https://ghcr.io@evil.example/token",
+                false,
+            ),
+            ("https://ghcr.io", "ftp://ghcr.io/token", false),
+            ("https://ghcr.io", "/token", false),
+        ] {
+            let found = check_realm(&uri(upstream), &uri(realm)).is_ok();
+            assert_eq!(found, expected, "{upstream} names {realm}");
+        }
+    }
+
+    #[test]
+    fn redirects_lead_where_they_say_and_never_down() {
+        let asked = uri("https://a.example/v2/x/blobs/sha256:1?q=1");
+        for (location, expected) in [
+            (
+                "https://cdn.example/b?sig=1",
+                Some("https://cdn.example/b?sig=1"),
+            ),
+            ("/other", Some("https://a.example/other")),
+            ("//cdn.example/b", Some("https://cdn.example/b")),
+            ("c?d", Some("https://a.example/v2/x/blobs/c?d")),
+            ("https://cdn.example/b#part", Some("https://cdn.example/b")),
+            ("http://cdn.example/b", None),
+            ("file:///etc/passwd", None),
+            ("https://u:p@cdn.example/", None),
+            ("https://", None),
+            ("", Some("https://a.example/v2/x/blobs/")),
+        ] {
+            let found = redirect_target(&asked, location)
+                .ok()
+                .map(|it| it.to_string());
+            assert_eq!(found.as_deref(), expected, "{location}");
+        }
+        let plain = uri("http://a.example/v2/");
+        assert!(redirect_target(&plain, "https://b.example/").is_ok());
+        assert!(redirect_target(&plain, "http://b.example/").is_ok());
+    }
+
+    #[test]
+    fn a_party_is_its_scheme_host_and_port() {
+        let a = uri("https://a.example/x");
+        assert!(is_same(&a, &uri("https://A.example:443/y")));
+        for other in [
+            "http://a.example/x",
+            "https://a.example:444/x",
+            "https://b.a.example/x",
+        ] {
+            assert!(!is_same(&a, &uri(other)), "{other}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! One question to a registry, through whatever stands before the answer: a challenge, a token server, a redirect.
+//!
+//! Nobody whom the upstream names receives anything of ours but the question itself: a token goes to the upstream alone,
+//! and what a redirect leads to is another party, whose word about the content is not the registry's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::challenge::Challenge;
+use super::config::Config;
+use super::error::{Error, Fault};
+use super::metrics::Metrics;
+use super::party;
+use super::token::{Place, Token, Tokens};
+use super::transport::{self, Rule, Transport, TransportError};
+use crate::oci::{Endpoint, MANIFEST_ACCEPT, RepositoryName};
+
+/// Sends questions to one registry.
+#[derive(Debug)]
+pub(super) struct Sender {
+    /// The configured name, for metrics and logs.
+    name: String,
+    host: String,
+    config: Config,
+    /// For the upstream itself.
+    own: Transport,
+    /// For whomever it names.
+    named: Transport,
+    tokens: Tokens,
+    /// Until when the registry asked not to be asked.
+    rest_until: Mutex<Option<Instant>>,
+    metrics: Metrics,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) range: Option<String>,
+    /// Rendered.
+    pub(super) query: &'a str,
+    /// Whether a redirect is followed or is the answer.
+    pub(super) follows: bool,
+}
+
+/// The head of an answer, and whose word it is.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: Response<Incoming>,
+    /// Who answered.
+    host: String,
+    /// Whether that was the registry itself, and not somebody whom it named.
+    is_own: bool,
+}
+
+impl Sender {
+    pub(super) fn new(
+        name: &str,
+        config: Config,
+        metrics: Metrics,
+    ) -> Result<Self, TransportError> {
+        let (operators, upstreams) = Rule::pair();
+        Ok(Self {
+            name: name.to_owned(),
+            host: host_of(&config.url),
+            own: transport::client(&config, operators)?,
+            named: transport::client(&config, upstreams)?,
+            tokens: Tokens::default(),
+            rest_until: Mutex::new(None),
+            config,
+            metrics,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Asks, and waits for the head of the answer. A connection that breaks before that is tried once more: a pooled one
+    /// may have been closed under us. Cancel-safe.
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, Error> {
+        let error = match self.ask_once(question).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        let broke = matches!(&error, Error::Unreachable { source, .. } if !source.is_connect());
+        if !broke {
+            return Err(error);
+        }
+        self.metrics.retried(&self.name, error.retry_reason());
+        tokio::time::sleep(RETRY_PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
+        self.ask_once(question).await
+    }
+
+    async fn ask_once(&self, question: &Question<'_>) -> Result<Reply, Error> {
+        self.check_rest()?;
+        let uri = self.uri(question);
+        let place = question.endpoint.name().map(|name| self.tokens.place(name));
+        let mut authorization = place.as_ref().and_then(|it| it.token());
+        let label = question.endpoint.label();
+        let mut response = self
+            .send(
+                &self.own,
+                request(question, &uri, authorization.clone()),
+                label,
+            )
+            .await?;
+        if let Some(place) = place.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+            let challenges = Challenge::all(response.headers());
+            let rejected = authorization.take();
+            authorization = self
+                .authorize(question, &place, &challenges, rejected)
+                .await?;
+            if authorization.is_some() {
+                let request = request(question, &uri, authorization.clone());
+                response = self.send(&self.own, request, label).await?;
+            }
+        }
+        self.note_limits(&response);
+        if question.follows && response.status().is_redirection() {
+            return self.follow(question, uri, response, authorization).await;
+        }
+        Ok(Reply {
+            response,
+            host: self.host.clone(),
+            is_own: true,
+        })
+    }
+
+    /// Follows redirects. A token stays with the upstream, and does not come back once it was left.
+    async fn follow(
+        &self,
+        question: &Question<'_>,
+        asked: Uri,
+        redirect: Response<Incoming>,
+        mut authorization: Option<HeaderValue>,
+    ) -> Result<Reply, Error> {
+        let (mut at, mut response) = (asked, redirect);
+        for _ in 0..REDIRECTS_MAX {
+            let location = response
+                .headers()
+                .get(LOCATION)
+                .and_then(|it| it.to_str().ok());
+            let target = party::redirect_target(&at, location.unwrap_or("\0"));
+            let target = target.map_err(|fault| self.invalid(fault))?;
+            let is_own = party::is_same(&self.config.url, &target);
+            if !is_own {
+                authorization = None;
+            }
+            let (transport, label) = if is_own {
+                (&self.own, question.endpoint.label())
+            } else {
+                (&self.named, "redirect")
+            };
+            // Without its query, which may be signed.
+            debug!(upstream = self.name, host = host_of(&target), "redirected");
+            let request = request(question, &target, authorization.clone());
+            response = self.send(transport, request, label).await?;
+            if !response.status().is_redirection() {
+                return Ok(Reply {
+                    response,
+                    host: host_of(&target),
+                    is_own,
+                });
+            }
+            at = target;
+        }
+        Err(self.invalid(Fault::Redirect))
+    }
+
+    /// Has a token server give us what the registry wants to see; `None` when it wants something else.
+    async fn authorize(
+        &self,
+        question: &Question<'_>,
+        place: &Arc<Place>,
+        challenges: &[Challenge],
+        rejected: Option<HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let bearer = challenges.iter().find(|it| it.scheme == "bearer");
+        let (Some(bearer), Some(name)) = (bearer, question.endpoint.name()) else {
+            return Ok(None);
+        };
+        let _exchange = place.exchange().await;
+        // Somebody else may have had it refreshed meanwhile.
+        if let Some(token) = place.token().filter(|it| Some(it) != rejected.as_ref()) {
+            return Ok(Some(token));
+        }
+        let realm: Option<Uri> = bearer.parameter("realm").and_then(|it| it.parse().ok());
+        let realm = realm.ok_or_else(|| self.invalid(Fault::Realm))?;
+        party::check_realm(&self.config.url, &realm).map_err(|fault| self.invalid(fault))?;
+        let uri = token_uri(&realm, bearer.parameter("service"), name);
+        let uri = uri.ok_or_else(|| self.invalid(Fault::Realm))?;
+        let exchanged = self.exchange(&uri).await;
+        self.metrics.exchanged(&self.name, exchanged.is_ok());
+        Ok(Some(place.put(exchanged?)))
+    }
+
+    async fn exchange(&self, uri: &Uri) -> Result<Token, Error> {
+        let host = host_of(uri);
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = uri.clone();
+        request.headers_mut().insert(USER_AGENT, AGENT);
+        let is_own = party::is_same(&self.config.url, uri);
+        let transport = if is_own { &self.own } else { &self.named };
+        let response = self.send(transport, request, "token").await?;
+        match response.status() {
+            StatusCode::OK => {}
+            // Its word is the registry's: this is who decides about access.
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => {
+                let status = StatusCode::UNAUTHORIZED;
+                return Err(Error::Refused { host, status });
+            }
+            status @ StatusCode::FORBIDDEN => return Err(Error::Refused { host, status }),
+            status => {
+                let retry_after = retry_after(response.headers());
+                return Err(Error::Status {
+                    host,
+                    status,
+                    retry_after,
+                });
+            }
+        }
+        let body = Limited::new(response.into_body(), TOKEN_BYTES_MAX).collect();
+        let fault = Fault::Token;
+        match timeout(self.config.first_byte_timeout, body).await {
+            Ok(Ok(body)) => Token::parse(&body.to_bytes()).ok_or(Error::Invalid { host, fault }),
+            Ok(Err(_)) => Err(Error::Invalid { host, fault }),
+            Err(_) => Err(self.silent(host, self.config.first_byte_timeout)),
+        }
+    }
+
+    async fn send(
+        &self,
+        transport: &Transport,
+        request: Request<Empty<Bytes>>,
+        label: &str,
+    ) -> Result<Response<Incoming>, Error> {
+        let host = host_of(request.uri());
+        let began = Instant::now();
+        let patience = self.config.connect_timeout + self.config.first_byte_timeout;
+        let response = match timeout(patience, transport.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(source)) => Err(Error::Unreachable { host, source }),
+            Err(_) => Err(self.silent(host, patience)),
+        };
+        let status = response.as_ref().ok().map(Response::status);
+        self.metrics
+            .answered(&self.name, label, status, began.elapsed());
+        response
+    }
+
+    /// What the answer says of how much more we may ask.
+    fn note_limits(&self, response: &Response<Incoming>) {
+        // `76;w=21600`: so many within so many seconds (Docker Hub, "Pull rate limit").
+        let remaining = response.headers().get(RATELIMIT_REMAINING);
+        let remaining =
+            remaining.and_then(|it| it.to_str().ok()?.split(';').next()?.trim().parse().ok());
+        if let Some(remaining) = remaining {
+            self.metrics.quota(&self.name, remaining);
+        }
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
+            *self.rest_until.lock() = Some(Instant::now() + told.min(REST_MAX));
+        }
+    }
+
+    /// A registry that asked for a pause gets it: until then we answer ourselves what it answered.
+    fn check_rest(&self) -> Result<(), Error> {
+        let until = *self.rest_until.lock();
+        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match rest.filter(|rest| !rest.is_zero()) {
+            None => Ok(()),
+            Some(rest) => Err(Error::Status {
+                host: self.host.clone(),
+                status: StatusCode::TOO_MANY_REQUESTS,
+                retry_after: Some(rest),
+            }),
+        }
+    }
+
+    fn uri(&self, question: &Question<'_>) -> Uri {
+        let mut parts = self.config.url.clone().into_parts();
+        // An endpoint renders only characters that a path may have.
+        parts.path_and_query = question.endpoint.path().parse().ok();
+        let uri = Uri::from_parts(parts).unwrap_or_default();
+        if question.query.is_empty() {
+            return uri;
+        }
+        with_query(&uri, question.query).unwrap_or(uri)
+    }
+
+    fn invalid(&self, fault: Fault) -> Error {
+        Error::Invalid {
+            host: self.host.clone(),
+            fault,
+        }
+    }
+
+    fn silent(&self, host: String, waited: Duration) -> Error {
+        Error::Silent { host, waited }
+    }
+}
+
+impl Reply {
+    /// The same, when it is a success.
+    pub(super) fn successful(self) -> Result<Self, Error> {
+        let success = matches!(
+            self.response.status(),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT
+        );
+        if success {
+            Ok(self)
+        } else {
+            Err(self.failure())
+        }
+    }
+
+    /// What this answer means, as a failure. Only the registry itself can say that something is gone or refused.
+    pub(super) fn failure(&self) -> Error {
+        let (host, status) = (self.host.clone(), self.response.status());
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE if self.is_own => Error::Gone { host },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.is_own => {
+                Error::Refused { host, status }
+            }
+            _ => {
+                let retry_after = retry_after(self.response.headers());
+                Error::Status {
+                    host,
+                    status,
+                    retry_after,
+                }
+            }
+        }
+    }
+}
+
+/// How we introduce ourselves.
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("layerhold/", env!("CARGO_PKG_VERSION")));
+const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+/// The pause before the one retry of a request whose connection broke; half of it is left to chance.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The rest that a registry gets which says 429 and not for how long, and the longest that it gets.
+const REST_DEFAULT: Duration = Duration::from_secs(5);
+const REST_MAX: Duration = Duration::from_secs(300);
+/// Registries redirect once or twice.
+const REDIRECTS_MAX: usize = 5;
+/// Tokens with a certificate chain in them are the largest seen, at some 10 KiB.
+const TOKEN_BYTES_MAX: usize = 64 << 10;
+
+fn request(
+    question: &Question<'_>,
+    uri: &Uri,
+    authorization: Option<HeaderValue>,
+) -> Request<Empty<Bytes>> {
+    let mut request = Request::new(Empty::new());
+    *request.method_mut() = question.method.clone();
+    *request.uri_mut() = uri.clone();
+    let headers = request.headers_mut();
+    headers.insert(USER_AGENT, AGENT);
+    // A digest is over the bytes as they are.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if matches!(question.endpoint, Endpoint::Manifest { .. }) {
+        headers.insert(ACCEPT, HeaderValue::from_static(MANIFEST_ACCEPT));
+    }
+    let range = question
+        .range
+        .as_deref()
+        .and_then(|it| HeaderValue::from_str(it).ok());
+    headers.extend(range.map(|it| (RANGE, it)));
+    headers.extend(authorization.map(|it| (AUTHORIZATION, it)));
+    request
+}
+
+/// Where a token for pulling from this repository is asked for (distribution's token specification).
+fn token_uri(realm: &Uri, service: Option<&str>, name: &RepositoryName) -> Option<Uri> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if let Some(service) = service {
+        query.append_pair("service", service);
+    }
+    query.append_pair("scope", &format!("repository:{name}:pull"));
+    with_query(realm, &query.finish())
+}
+
+/// The same with more pairs in its query.
+fn with_query(uri: &Uri, pairs: &str) -> Option<Uri> {
+    let query = match uri.query() {
+        Some(query) if !query.is_empty() => format!("{query}&{pairs}"),
+        Some(_) | None => pairs.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{}?{query}", uri.path()).parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+fn host_of(uri: &Uri) -> String {
+    uri.authority().map(ToString::to_string).unwrap_or_default()
+}
+
+/// A number of seconds; nobody in the field sends the other form, a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
