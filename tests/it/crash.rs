@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use crate::harness::blob::sha256;
 use crate::harness::proxy::{published, staging};
 use crate::harness::{
-    APP, At, Binary, Blob, End, FakeRegistry, Image, KIB, MIB, TestProxy, get, within,
+    APP, At, Binary, Blob, End, FakeRegistry, Image, KIB, MIB, TestProxy, get, poll,
 };
 
 /// Every published file is what its name says.
@@ -158,12 +158,10 @@ async fn invariant_09_pitfall_43_a_disk_that_breaks_in_the_middle_costs_no_clien
         .await;
     assert_eq!(binary.admin("/readyz").await.head.status, 200);
     assert!(!published(&builder.dir(), blob.digest()).exists());
-    let emptied = async {
-        while !staging(&builder.dir()).is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("an empty staging directory", emptied).await;
+    poll("an empty staging directory", async || {
+        staging(&builder.dir()).is_empty().then_some(())
+    })
+    .await;
     // What fits is kept as ever.
     let small = Blob::random(KIB);
     upstream.serve_blob(APP, &small);

@@ -2,17 +2,16 @@
 
 use crate::harness::proxy::Front;
 use crate::harness::{
-    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, within,
+    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, poll,
 };
 
 /// Waits until a proxy says that it is about to leave.
 async fn unready(front: &Front) {
-    let unready = async {
-        while front.admin("/readyz").await.head.status != 503 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("readiness to fail", unready).await;
+    poll("readiness to fail", async || {
+        let ready = front.admin("/readyz").await;
+        (ready.head.status == 503).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

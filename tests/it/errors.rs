@@ -239,5 +239,5 @@ async fn a_transfer_that_never_begins_leaves_nothing_behind() {
     proxy
         .wait_for_metric("layerhold_cache_bytes", &reserved, free)
         .await;
-    assert!(proxy.staging().is_empty());
+    proxy.wait_for_empty_staging().await;
 }

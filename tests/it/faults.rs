@@ -35,7 +35,7 @@ async fn assert_nothing_is_kept(proxy: &TestProxy, blob: &Blob) {
         .await;
     assert_eq!(proxy.metric("layerhold_cache_blobs", &[]).await, 0.0);
     assert!(!proxy.published(blob.digest()).exists());
-    assert!(proxy.staging().is_empty(), "{:?}", proxy.staging());
+    proxy.wait_for_empty_staging().await;
 }
 
 /// A body that broke off: some right bytes, not all, and no clean end.
@@ -278,7 +278,7 @@ async fn pitfall_03_a_length_that_is_too_long_is_not_believed() {
     proxy
         .wait_for_metric("layerhold_fills", &[], |it| it == 0.0)
         .await;
-    assert!(proxy.staging().is_empty());
+    proxy.wait_for_empty_staging().await;
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
+use crate::harness::proxy::sum;
 use crate::harness::{
-    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair,
+    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, poll,
 };
 
 /// Long after the short timeouts of these tests, long before the default ones.
@@ -73,18 +74,12 @@ async fn invariant_10_a_client_that_takes_nothing_is_dropped() {
     let began = Instant::now();
     let mut slow = proxy.blob(APP, blob.digest()).send().await;
     slow.read(KIB).await;
-    let both = |metrics: f64| metrics >= 1.0;
-    let ends = async {
-        loop {
-            for end in ["abandoned", "failed"] {
-                let labels = [("end", end)];
-                if both(proxy.metric("layerhold_responses_total", &labels).await) {
-                    return;
-                }
-            }
-        }
-    };
-    crate::harness::within("the response to end", ends).await;
+    poll("the response to end", async || {
+        let metrics = proxy.metrics().await;
+        let ended = |end| sum(&metrics, "layerhold_responses_total", &[("end", end)]);
+        (ended("abandoned") + ended("failed") >= 1.0).then_some(())
+    })
+    .await;
     assert!(began.elapsed() < SOON);
     assert_ne!(slow.whole().await.end, End::Complete);
 }

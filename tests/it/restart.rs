@@ -75,12 +75,7 @@ async fn what_lies_in_staging_is_removed_and_never_served() {
     let proxy = builder.start().await;
     proxy.pull_blob(APP, &blob).await;
     proxy.wait_for_fills("published", 1.0).await;
-    let emptied = async {
-        while !proxy.staging().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    crate::harness::within("an empty staging directory", emptied).await;
+    proxy.wait_for_empty_staging().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use futures_util::future::join_all;
 
 use crate::harness::blob::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::harness::proxy::TWO;
-use crate::harness::{APP, At, FakeRegistry, Fault, Image, KIB, TestProxy, any, get, head, pair};
+use crate::harness::{
+    APP, At, FakeRegistry, Fault, Image, KIB, TestProxy, any, get, head, pair, poll,
+};
 
 const REVALIDATED: &str = "layerhold; hit; detail=revalidated";
 const STALE: &str = "layerhold; fwd=stale; detail=upstream-unavailable";
@@ -244,9 +246,11 @@ async fn an_upstream_that_comes_back_is_believed_again() {
     let image = Image::random(&[KIB]);
     upstream.serve_image(APP, "v1", &image);
     upstream.restart();
-    let pulled =
-        async { while proxy.pull_manifest(APP, "v1").await.bytes != image.manifest.bytes() {} };
-    crate::harness::within("the new tag", pulled).await;
+    poll("the new tag", async || {
+        let pulled = proxy.pull_manifest(APP, "v1").await;
+        (pulled.bytes == image.manifest.bytes()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use super::proxy::{Front, ProxyBuilder};
-use super::{KIB, POLL, within};
+use super::{KIB, poll};
 
 /// A running binary; dropped, it is killed.
 pub(crate) struct Binary {
@@ -45,32 +45,28 @@ impl Binary {
     pub(crate) async fn refused(builder: &ProxyBuilder) -> (ExitStatus, String) {
         let (mut child, log) = spawn(command(&builder.file()));
         let status = exited(&mut child).await;
-        let said = async {
-            while Arc::strong_count(&log) > 1 {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        within("the end of stderr", said).await;
+        poll("the end of stderr", async || {
+            (Arc::strong_count(&log) == 1).then_some(())
+        })
+        .await;
         let text = log.lock().join("\n");
         (status, text)
     }
 
     async fn run(builder: &ProxyBuilder, command: Command) -> Self {
         let (mut child, log) = spawn(command);
-        let listening = async {
-            loop {
-                let registry = address(&log.lock(), "registry");
-                let admin = address(&log.lock(), "admin");
-                if let (Some(registry), Some(admin)) = (registry, admin) {
-                    return Front { registry, admin };
-                }
-                if let Some(status) = child.try_wait().unwrap() {
-                    panic!("{status}: {}", log.lock().join("\n"));
-                }
-                tokio::time::sleep(POLL).await;
+        let front = poll("the binary to listen", async || {
+            let registry = address(&log.lock(), "registry");
+            let admin = address(&log.lock(), "admin");
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("{status}: {}", log.lock().join("\n"));
             }
-        };
-        let front = within("the binary to listen", listening).await;
+            Some(Front {
+                registry: registry?,
+                admin: admin?,
+            })
+        })
+        .await;
         Self {
             child,
             log,
@@ -117,15 +113,10 @@ impl Binary {
 
     /// Waits for a line of the log that `wanted` accepts.
     pub(crate) async fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let come = async {
-            loop {
-                if let Some(line) = self.log().into_iter().find(&wanted) {
-                    return line;
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        within("a line of the log", come).await
+        poll("a line of the log", async || {
+            self.log().into_iter().find(&wanted)
+        })
+        .await
     }
 }
 
@@ -181,15 +172,7 @@ fn spawn(mut command: Command) -> (Child, Arc<Mutex<Vec<String>>>) {
 }
 
 async fn exited(child: &mut Child) -> ExitStatus {
-    let gone = async {
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                return status;
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    within("the binary to exit", gone).await
+    poll("the binary to exit", async || child.try_wait().unwrap()).await
 }
 
 /// Where the log says that a listener is.

@@ -42,6 +42,19 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     }
 }
 
+/// Looks again and again at something that cannot call us, until it is as wanted.
+pub(crate) async fn poll<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let seen = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    within(what, seen).await
+}
+
 /// The repository that most tests pull from.
 pub(crate) const APP: &str = "team/app";
 

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 use super::blob::Blob;
 use super::client::{Head, Request, Whole};
 use super::registry::FakeRegistry;
-use super::{POLL, within};
+use super::{poll, within};
 
 /// The namespace of the first upstream, which is the default one.
 pub(crate) const ONE: &str = "one.example";
@@ -176,9 +176,13 @@ impl TestProxy {
         published(&self.builder.dir(), digest)
     }
 
-    /// The files under `staging/`.
-    pub(crate) fn staging(&self) -> Vec<PathBuf> {
-        staging(&self.builder.dir())
+    /// Waits until nothing is staged.
+    pub(crate) async fn wait_for_empty_staging(&self) {
+        let dir = self.builder.dir();
+        poll("an empty staging directory", async || {
+            staging(&dir).is_empty().then_some(())
+        })
+        .await;
     }
 }
 
@@ -255,16 +259,11 @@ impl Front {
         labels: &[(&str, &str)],
         wanted: impl Fn(f64) -> bool,
     ) -> f64 {
-        let come = async {
-            loop {
-                let value = self.metric(name, labels).await;
-                if wanted(value) {
-                    return value;
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        within(&format!("{name} {labels:?}"), come).await
+        poll(&format!("{name} {labels:?}"), async || {
+            let value = self.metric(name, labels).await;
+            wanted(value).then_some(value)
+        })
+        .await
     }
 
     /// Waits until this many fills have ended in this way.
@@ -278,17 +277,13 @@ impl Front {
 
     /// Waits until a blob is a hit.
     pub(crate) async fn wait_for_hit(&self, repository: &str, blob: &Blob) {
-        let come = async {
-            while !self
-                .pull_blob(repository, blob)
-                .await
-                .cache_status()
+        poll("a hit", async || {
+            let head = self.pull_blob(repository, blob).await;
+            head.cache_status()
                 .starts_with("layerhold; hit")
-            {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        within("a hit", come).await;
+                .then_some(())
+        })
+        .await;
     }
 
     /// Requests that ended with this outcome.
