@@ -1,0 +1,299 @@
+//! Clients that take content as a puller does: over keep-alive connections, copied out of the kernel, and then thrown
+//! away.
+//!
+//! One thread waits for many connections (epoll, level-triggered) and takes from each that is readable what it has, at
+//! most [`TAKEN_BYTES`] at a time. Each response must be a 200 of the right length; whether its digest is right too is
+//! looked at where [`Load::digest`] is given, which costs a core for each 1.8 GB/s.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll;
+use sha2::{Digest, Sha256};
+
+use super::blob::Hasher;
+
+/// Who pulls what.
+#[derive(Clone)]
+pub(crate) struct Load<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) path: &'a str,
+    pub(crate) clients: usize,
+    /// Among which the clients are divided.
+    pub(crate) threads: usize,
+    /// Of each body.
+    pub(crate) length: u64,
+    /// Of each body, if it is to be looked at.
+    pub(crate) digest: Option<&'a str>,
+}
+
+/// What went through in a time.
+pub(crate) struct Sustained {
+    pub(crate) seconds: f64,
+    pub(crate) body_bytes: u64,
+    pub(crate) requests: u64,
+    /// CPU seconds of the server.
+    pub(crate) cpu: f64,
+    latencies: Vec<Duration>,
+}
+
+impl Load<'_> {
+    /// Each client pulls once, all at once; gives the time until the last one has everything.
+    pub(crate) fn pull(&self) -> Duration {
+        let shared = Shared::new(self.threads, Some(1));
+        thread::scope(|scope| {
+            let threads = self.start(scope, &shared);
+            shared.ready.wait();
+            let began = Instant::now();
+            join(threads);
+            began.elapsed()
+        })
+    }
+
+    /// All clients pull again and again. `server_cpu` tells the CPU time of the server so far.
+    pub(crate) fn sustain(&self, window: Duration, server_cpu: impl Fn() -> f64) -> Sustained {
+        let shared = Shared::new(self.threads, None);
+        thread::scope(|scope| {
+            let threads = self.start(scope, &shared);
+            shared.ready.wait();
+            // Until windows and buffers have grown.
+            thread::sleep(window / 8);
+            let cpu = server_cpu();
+            let bytes = shared.body_bytes.load(Ordering::Relaxed);
+            let requests = shared.requests.load(Ordering::Relaxed);
+            let began = Instant::now();
+            shared.timed.store(true, Ordering::Relaxed);
+            thread::sleep(window);
+            let bytes = shared.body_bytes.load(Ordering::Relaxed) - bytes;
+            let requests = shared.requests.load(Ordering::Relaxed) - requests;
+            let seconds = began.elapsed().as_secs_f64();
+            let cpu = server_cpu() - cpu;
+            shared.stop.store(true, Ordering::Relaxed);
+            let mut latencies = join(threads);
+            latencies.sort_unstable();
+            Sustained {
+                seconds,
+                body_bytes: bytes,
+                requests,
+                cpu,
+                latencies,
+            }
+        })
+    }
+
+    fn start<'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        shared: &'scope Shared,
+    ) -> Vec<thread::ScopedJoinHandle<'scope, Vec<Duration>>> {
+        let share = |thread| (self.clients + thread) / self.threads;
+        let threads = 0..self.threads;
+        threads
+            .map(|thread| scope.spawn(move || self.work(shared, share(thread))))
+            .collect()
+    }
+
+    /// One thread of clients; gives how long each response took.
+    fn work(&self, shared: &Shared, clients: usize) -> Vec<Duration> {
+        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", self.path, self.from);
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let connected = (0..clients).map(|at| {
+            let client = Client::connect(self, shared.pulls);
+            let data = epoll::EventData::new_u64(at as u64);
+            epoll::add(&poll, &client.stream, data, epoll::EventFlags::IN).unwrap();
+            client
+        });
+        let mut clients: Vec<Client> = connected.collect();
+        shared.ready.wait();
+        for client in &mut clients {
+            client.ask(&request);
+        }
+        let mut latencies = Vec::new();
+        let mut events = Vec::with_capacity(clients.len());
+        let mut taken = vec![0; TAKEN_BYTES];
+        let mut busy = clients.len();
+        while busy > 0 && !shared.stop.load(Ordering::Relaxed) {
+            events.clear();
+            epoll::wait(&poll, spare_capacity(&mut events), Some(&LOOK_UP)).unwrap();
+            for event in &events {
+                let at = usize::try_from(event.data.u64()).unwrap();
+                let client = &mut clients[at];
+                let len = client.stream.read(&mut taken).unwrap();
+                assert!(len > 0, "{} closed a connection", self.from);
+                let body = client.take(&taken[..len], self);
+                shared.body_bytes.fetch_add(body, Ordering::Relaxed);
+                if client.left != Some(0) {
+                    continue;
+                }
+                shared.requests.fetch_add(1, Ordering::Relaxed);
+                if shared.timed.load(Ordering::Relaxed) {
+                    latencies.push(client.asked.elapsed());
+                }
+                if client.finish(self) {
+                    client.ask(&request);
+                } else {
+                    busy -= 1;
+                }
+            }
+        }
+        latencies
+    }
+}
+
+impl Sustained {
+    pub(crate) fn gib_per_second(&self) -> f64 {
+        gib(self.body_bytes) / self.seconds
+    }
+
+    pub(crate) fn cpu_per_gib(&self) -> f64 {
+        self.cpu / gib(self.body_bytes)
+    }
+
+    pub(crate) fn requests_per_second(&self) -> f64 {
+        self.requests as f64 / self.seconds
+    }
+
+    /// Milliseconds within which this share of the responses was there.
+    pub(crate) fn latency(&self, share: f64) -> f64 {
+        let last = self.latencies.len().saturating_sub(1) as f64;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a length"
+        )]
+        let at = (last * share) as usize;
+        self.latencies[at].as_secs_f64() * 1000.0
+    }
+}
+
+/// What the threads of a load have in common.
+struct Shared {
+    /// Passed when all are connected.
+    ready: Barrier,
+    /// Of each client; `None` until `stop`.
+    pulls: Option<u64>,
+    timed: AtomicBool,
+    stop: AtomicBool,
+    body_bytes: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl Shared {
+    fn new(threads: usize, pulls: Option<u64>) -> Self {
+        Self {
+            ready: Barrier::new(threads + 1),
+            pulls,
+            timed: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            body_bytes: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        }
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    /// The head of the response, as far as it came.
+    head: Vec<u8>,
+    /// Of the body; `None` before the head is whole.
+    left: Option<u64>,
+    hasher: Option<Hasher>,
+    asked: Instant,
+    /// How many are still to come; `None` is for ever.
+    pulls: Option<u64>,
+}
+
+impl Client {
+    fn connect(load: &Load<'_>, pulls: Option<u64>) -> Self {
+        let stream = TcpStream::connect(load.from).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
+        Self {
+            stream,
+            head: Vec::new(),
+            left: None,
+            hasher: None,
+            asked: Instant::now(),
+            pulls,
+        }
+    }
+
+    fn ask(&mut self, request: &str) {
+        self.asked = Instant::now();
+        self.stream.write_all(request.as_bytes()).unwrap();
+    }
+
+    /// Takes what came in; gives how much of it is body.
+    fn take(&mut self, mut bytes: &[u8], load: &Load<'_>) -> u64 {
+        if self.left.is_none() {
+            let had = self.head.len();
+            self.head
+                .extend_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]);
+            let Some(end) = self.head.windows(4).position(|it| it == b"\r\n\r\n") else {
+                assert!(self.head.len() < HEAD_BYTES_MAX, "a head without end");
+                return 0;
+            };
+            let length = check_head(&self.head[..end], load);
+            bytes = &bytes[end + 4 - had..];
+            self.left = Some(length);
+            self.hasher = load.digest.map(|_| Hasher(Sha256::new()));
+        }
+        let len = bytes.len() as u64;
+        self.left = self.left.and_then(|left| left.checked_sub(len));
+        assert!(self.left.is_some(), "more than was asked for");
+        if let Some(hasher) = &mut self.hasher {
+            hasher.0.update(bytes);
+        }
+        len
+    }
+
+    /// Closes a response; tells whether another one is wanted.
+    fn finish(&mut self, load: &Load<'_>) -> bool {
+        let digest = self.hasher.take().map(Hasher::digest);
+        assert_eq!(digest.as_deref(), load.digest, "the wrong bytes");
+        self.head.clear();
+        self.left = None;
+        self.pulls = self.pulls.map(|it| it - 1);
+        self.pulls != Some(0)
+    }
+}
+
+/// The length that a head announces, which must be that of a 200 with the right one.
+fn check_head(head: &[u8], load: &Load<'_>) -> u64 {
+    let head = str::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{}: {head}", load.path);
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|(_, length)| length.parse().ok());
+    assert_eq!(length, Some(load.length), "{}: {head}", load.path);
+    load.length
+}
+
+fn join(threads: Vec<thread::ScopedJoinHandle<'_, Vec<Duration>>>) -> Vec<Duration> {
+    let joined = threads.into_iter().flat_map(|it| it.join().unwrap());
+    joined.collect()
+}
+
+pub(crate) fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// What one read takes at most.
+const TAKEN_BYTES: usize = 1 << 20;
+
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// How often a thread with nothing to do looks whether it should stop.
+const LOOK_UP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
+/// A server that says nothing for so long has failed the bench.
+const SILENCE_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,96 @@
+//! A process that is measured from outside.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running server and the processes it started. Dropping it stops it.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(command: &mut Command, listening: SocketAddr) -> Self {
+        let child = command.stdin(Stdio::null()).spawn().unwrap();
+        let mut process = Self { child };
+        let began = Instant::now();
+        while TcpStream::connect(listening).is_err() {
+            let ended = process.child.try_wait().unwrap();
+            assert_eq!(ended, None, "{command:?} ended before it listened");
+            assert!(began.elapsed() < START_MAX, "{command:?} does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        process
+    }
+
+    /// CPU seconds so far, of threads that have ended too.
+    pub(crate) fn cpu(&self) -> f64 {
+        self.pids().into_iter().map(cpu).sum()
+    }
+
+    /// Lets the peak of memory begin anew.
+    pub(crate) fn forget_peak(&self) {
+        for pid in self.pids() {
+            fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        }
+    }
+
+    /// The peak of resident memory, in MiB.
+    pub(crate) fn peak_mib(&self) -> f64 {
+        self.pids().into_iter().map(peak_mib).sum()
+    }
+
+    /// Itself, and the workers of one that has workers.
+    fn pids(&self) -> Vec<u32> {
+        let pid = self.child.id();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = fs::read_to_string(path).unwrap_or_default();
+        let children = children.split_whitespace().map(|it| it.parse().unwrap());
+        [pid].into_iter().chain(children).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// An address nobody listens on. Another process could take it in between, which then shows.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The user and the system time of `/proc/PID/stat`: fields 14 and 15, counted from behind the name, which may hold
+/// anything.
+fn cpu(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+    let ticks = fields.skip(11).take(2).map(|it| it.parse::<f64>().unwrap());
+    ticks.sum::<f64>() / TICKS_PER_SECOND
+}
+
+fn peak_mib(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+    let kib: f64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    kib / 1024.0
+}
+
+/// Of the times that Linux shows to users, on each architecture that we build for.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+const START_MAX: Duration = Duration::from_secs(20);

@@ -1,0 +1,76 @@
+//! The server under measure.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::{Process, free_address};
+
+/// A running layerhold with an empty cache. Dropping it stops it and removes the cache.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+    // Held for its drop, after that of the process.
+    _dir: TempDir,
+}
+
+impl Server {
+    /// Starts the binary that cargo built for the bench, so with its profile.
+    pub(crate) fn start(upstream: SocketAddr, log_level: &str) -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_layerhold"));
+        let profile = binary.parent().and_then(Path::file_name).unwrap();
+        assert_eq!(profile, "release", "another profile says nothing");
+        let dir = scratch();
+        let address = free_address();
+        let admin = free_address();
+        let cache = dir.path().join("cache");
+        let document = format!(
+            r#"listen = "{address}"
+admin_listen = "{admin}"
+log_format = "json"
+log_level = "{log_level}"
+
+[cache]
+dir = "{}"
+size = "64GiB"
+free_space_min = "64MiB"
+
+[freshness]
+fresh_for = "1h"
+
+[[upstream]]
+namespace = "bench.example"
+url = "http://{upstream}"
+default = true
+"#,
+            cache.display()
+        );
+        let config = dir.path().join("layerhold.toml");
+        fs::write(&config, document).unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let mut command = Command::new(binary);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .stderr(log);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("LAYERHOLD_") {
+                command.env_remove(name);
+            }
+        }
+        Self {
+            process: Process::start(&mut command, address),
+            address,
+            _dir: dir,
+        }
+    }
+}
+
+/// A directory on the disk that holds the build: `/tmp` may be memory.
+pub(crate) fn scratch() -> TempDir {
+    tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
+}
