@@ -138,22 +138,7 @@ impl Bench<'_> {
             turns.push(Turn::new(CEILING, load(ceiling, "/"), None));
             self.take_turns(&mut turns, &blob.digest);
             for turn in &turns {
-                let rate = turn.of(|it| it.sustained.gib_per_second());
-                let cpu = turn.of(|it| it.sustained.cpu_per_gib());
-                let peak = turn.of(|it| it.peak_mib);
-                print!("{clients:<9}{:<20}{rate:<20.2}", turn.name);
-                match turn.process {
-                    Some(_) => print!("{cpu:<22.3}{peak:<22.1}"),
-                    None => print!("{:<22}{:<22}", "-", "-"),
-                }
-                print!(
-                    "{:<10}",
-                    turn.against(&turns, |it| it.sustained.gib_per_second())
-                );
-                println!(
-                    "{:<10}",
-                    turn.against(&turns, |it| it.sustained.cpu_per_gib())
-                );
+                turn.tell_blob(&turns);
             }
         }
     }
@@ -265,6 +250,20 @@ impl<'a> Turn<'a> {
 
     fn of(&self, value: fn(&Measured) -> f64) -> Summary {
         Summary::of(self.rounds.iter().map(value))
+    }
+
+    fn tell_blob(&self, turns: &[Self]) {
+        let rate = self.of(|it| it.sustained.gib_per_second());
+        let rate_ratio = self.against(turns, |it| it.sustained.gib_per_second());
+        print!("{:<9}{:<20}{rate:<20.2}", self.load.clients, self.name);
+        if self.process.is_some() {
+            let cpu = self.of(|it| it.sustained.cpu_per_gib());
+            let peak = self.of(|it| it.peak_mib);
+            let cpu_ratio = self.against(turns, |it| it.sustained.cpu_per_gib());
+            println!("{cpu:<22.3}{peak:<22.1}{rate_ratio:<10}{cpu_ratio:<10}");
+        } else {
+            println!("{:<22}{:<22}{rate_ratio:<10}{:<10}", "-", "-", "-");
+        }
     }
 
     /// The median of the rounds' ratios to nginx in the same round.
