@@ -94,9 +94,6 @@ pub enum Fault {
     /// The range is not the one that was asked for, or the size changed.
     #[error("the range is not the one that was asked for")]
     Range,
-    /// A token realm that may not be asked on behalf of this registry.
-    #[error("it names a token server that is not of its own domain")]
-    Realm,
     /// A token server's answer that has no token.
     #[error("the answer has no token")]
     Token,
