@@ -82,9 +82,8 @@ async fn a_kill_right_after_an_image_was_pulled_loses_at_most_a_little_work() {
     let binary = Binary::start(&builder).await;
     binary.pull_manifest(APP, "v1").await;
     for blob in image.blobs() {
-        binary.pull_blob(APP, blob).await;
+        binary.wait_for_hit(APP, blob).await;
     }
-    binary.wait_for_fills("published", 4.0).await;
     binary.kill().await;
     assert_published_is_right(&builder.dir());
 

@@ -117,10 +117,13 @@ async fn pitfall_22_what_is_being_read_is_read_to_its_end_even_if_it_has_to_go()
     let mut reader = proxy.blob(APP, blobs[0].digest()).send().await;
     reader.read(KIB).await;
 
-    proxy.pull_blob(APP, &blobs[1]).await;
-    // Unlinked or not, the bytes count until the reader is done.
+    // Unlinked or not, the bytes count until the reader is done: there is no room for more.
+    let around = proxy.pull_blob(APP, &blobs[1]).await;
+    assert_eq!(around.cache_status(), "layerhold; fwd=bypass");
     assert_within_budget(&proxy).await;
     reader.continues(&blobs[0], KIB).await;
+    proxy.wait_for_hit(APP, &blobs[1]).await;
+    assert_within_budget(&proxy).await;
 }
 
 #[tokio::test]

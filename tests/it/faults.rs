@@ -4,7 +4,8 @@ use std::fs;
 
 use crate::harness::script::Turns;
 use crate::harness::{
-    APP, At, Blob, Connection, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, any, get, lose,
+    APP, At, Blob, Connection, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, any, get,
+    lose, pair,
 };
 
 const LEN: usize = 3 * MIB + 123;
@@ -196,6 +197,26 @@ async fn invariant_06_wrong_bytes_of_unknown_length_lack_their_last_chunk() {
 }
 
 #[tokio::test]
+async fn invariant_06_of_unknown_length_all_but_the_last_byte_received_is_read() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(LEN);
+    upstream.serve_blob(APP, &blob);
+    let mut wrong = blob.bytes().to_vec();
+    wrong[0] = !wrong[0];
+    let wrong = Blob::of(wrong);
+    upstream.serve_spoiled(APP, blob.digest(), &wrong);
+    upstream.always(get(blob.digest()), Fault::NoLength);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(LEN));
+
+    let mut answer = proxy.blob(APP, blob.digest()).send().await;
+    assert_eq!(answer.read(LEN - 1).await, wrong.bytes()[..LEN - 1]);
+    gate.open();
+    let rest = answer.whole().await;
+    assert!(rest.bytes.is_empty());
+    assert_ne!(rest.end, End::Complete);
+}
+
+#[tokio::test]
 async fn invariant_06_nothing_is_not_what_was_asked_for() {
     for is_measured in [true, false] {
         let (upstream, proxy, blob) = scene().await;
@@ -343,7 +364,9 @@ async fn invariant_09_pitfall_43_a_disk_that_refuses_writes_costs_no_client_its_
 
 #[tokio::test]
 async fn invariant_03_an_error_after_the_digest_matched_costs_the_copy_and_no_client() {
-    let (upstream, proxy, blob) = scene().await;
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(LEN);
+    upstream.serve_blob(APP, &blob);
     let gate = upstream.hold(get(blob.digest()), At::Byte(LEN - 1));
     let first = proxy.blob(APP, blob.digest()).send().await;
     gate.reached().await;

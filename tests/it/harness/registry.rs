@@ -37,7 +37,7 @@ pub(crate) struct FakeRegistry {
 pub(crate) enum At {
     /// Before the head.
     Head,
-    /// Before this byte of the content, wherever the body began.
+    /// Before this byte of the content, wherever the body began; at its length, before what ends the body.
     Byte(usize),
 }
 
@@ -465,10 +465,11 @@ impl Shared {
             Some(Fault::Silence) => return left(stream).await,
             _ => {}
         }
+        // What is held is the answer to the request as it came: whatever changes meanwhile is news.
+        let delivery = self.state.lock().delivery(seen, fault);
         while let Some((_, gate)) = self.gate(seen, None, 0) {
             held(stream, &gate).await?;
         }
-        let delivery = self.state.lock().delivery(seen, fault);
         stream.write_all(delivery.head().as_bytes()).await?;
         self.note(place, |it| it.status = delivery.reply.status);
         if delivery.bodiless {
@@ -502,6 +503,10 @@ impl Shared {
             delivery.write(stream, body.slice(sent..end)).await?;
             self.note(place, |it| it.sent += end - sent);
             sent = end;
+        }
+        let end = offset + sent;
+        while let Some((_, gate)) = self.gate(seen, Some(end), end + 1) {
+            held(stream, &gate).await?;
         }
         delivery.finish(stream).await?;
         Ok(true)
