@@ -153,11 +153,15 @@ impl Disk {
     pub(super) fn stage(self: &Arc<Self>) -> io::Result<StagedFile> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let path = self.layout.staged(self.token, number);
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        let opened = match options.open(&path) {
+            // The directory was removed under us; what was in it is gone, and the next pulls bring it again.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_parent(&path).and_then(|()| options.open(&path))
+            }
+            other => other,
+        };
         let file = Arc::new(self.counted("create", opened)?);
         Ok(StagedFile {
             file,
