@@ -166,31 +166,3 @@ async fn invariant_09_pitfall_43_a_disk_that_breaks_in_the_middle_costs_no_clien
     upstream.serve_blob(APP, &small);
     binary.wait_for_hit(APP, &small).await;
 }
-
-#[tokio::test]
-async fn a_wrong_configuration_is_one_line_and_exit_code_64() {
-    let upstream = FakeRegistry::start().await;
-    for (key, value) in [
-        ("cache.sise", "1GiB"),
-        ("cache.size", "a lot"),
-        ("listen", "nowhere"),
-        ("timeouts.answer", "soon"),
-    ] {
-        let builder = TestProxy::in_front_of(&upstream).set(key, value);
-        let (status, said) = Binary::refused(&builder).await;
-        assert_eq!(status.code(), Some(64), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        let last = key.rsplit('.').next().unwrap();
-        assert!(said.contains(last), "{key}: {said}");
-    }
-}
-
-#[tokio::test]
-async fn a_port_that_is_taken_is_exit_code_1() {
-    let upstream = FakeRegistry::start().await;
-    let taken = upstream.address().to_string();
-    let builder = TestProxy::in_front_of(&upstream).set("listen", vec![taken.clone()]);
-    let (status, said) = Binary::refused(&builder).await;
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains(&taken), "{said}");
-}

@@ -23,6 +23,7 @@ mod drain;
 mod limits;
 mod metrics;
 mod crash;
+mod cli;
 mod tidy;
 mod selfcheck;
 mod harness;

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use super::proxy::{Front, ProxyBuilder};
-use super::{KIB, poll};
+use super::{KIB, poll, within};
 
 /// A running binary; dropped, it is killed.
 pub(crate) struct Binary {
@@ -51,6 +51,20 @@ impl Binary {
         .await;
         let text = log.lock().join("\n");
         (status, text)
+    }
+
+    /// Has the binary check a configuration: how it exited, and what it printed.
+    pub(crate) async fn check(builder: &ProxyBuilder) -> (ExitStatus, String) {
+        Self::check_file(&builder.file()).await
+    }
+
+    /// As [`Binary::check`], of a file that somebody else wrote.
+    pub(crate) async fn check_file(file: &Path) -> (ExitStatus, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+        command.args(["check", "--config"]).arg(file).env_clear();
+        let checked = tokio::task::spawn_blocking(move || command.output());
+        let output = within("the check", checked).await.unwrap().unwrap();
+        (output.status, String::from_utf8(output.stdout).unwrap())
     }
 
     async fn run(builder: &ProxyBuilder, command: Command) -> Self {

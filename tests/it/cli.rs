@@ -1,0 +1,52 @@
+//! What is typed, and what the process says and exits with.
+
+use crate::harness::proxy::TWO;
+use crate::harness::{Binary, FakeRegistry, TestProxy};
+
+#[tokio::test]
+async fn check_prints_what_would_run_and_starts_nothing() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream)
+        .and(TWO, &upstream)
+        .set("timeouts.answer", "7s");
+    let (status, said) = Binary::check(&builder).await;
+    assert_eq!(status.code(), Some(0), "{said}");
+    let printed: toml::Table = said.parse().unwrap();
+    assert_eq!(printed["timeouts"]["answer"].as_str(), Some("7s"));
+    assert_eq!(printed["upstream"][1]["namespace"].as_str(), Some(TWO));
+    // It means the same when it is read again.
+    let file = builder.dir().with_file_name("again.toml");
+    std::fs::write(&file, &said).unwrap();
+    let (_, again) = Binary::check_file(&file).await;
+    assert_eq!(again, said);
+    assert!(!builder.dir().exists());
+    assert!(upstream.log().is_empty());
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_one_line_and_exit_code_64() {
+    let upstream = FakeRegistry::start().await;
+    for (key, value) in [
+        ("cache.sise", "1GiB"),
+        ("cache.size", "a lot"),
+        ("listen", "nowhere"),
+        ("timeouts.answer", "soon"),
+    ] {
+        let builder = TestProxy::in_front_of(&upstream).set(key, value);
+        let (status, said) = Binary::refused(&builder).await;
+        assert_eq!(status.code(), Some(64), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let last = key.rsplit('.').next().unwrap();
+        assert!(said.contains(last), "{key}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_exit_code_1() {
+    let upstream = FakeRegistry::start().await;
+    let taken = upstream.address().to_string();
+    let builder = TestProxy::in_front_of(&upstream).set("listen", vec![taken.clone()]);
+    let (status, said) = Binary::refused(&builder).await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&taken), "{said}");
+}
