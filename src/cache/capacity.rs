@@ -17,6 +17,8 @@ pub(super) struct Ledger {
     pub(super) reserved: u64,
     /// The part of `reserved` that the file system does not know of yet.
     pub(super) unwritten: u64,
+    /// Evicted, and about to be free on the file system.
+    pub(super) going: u64,
 }
 
 /// Free and total bytes of the file system.
@@ -46,6 +48,7 @@ impl Ledger {
             used: 0,
             reserved: 0,
             unwritten: 0,
+            going: 0,
         }
     }
 
@@ -83,7 +86,7 @@ impl Ledger {
             .of(space.total)
             .saturating_add(self.unwritten)
             .saturating_add(bytes);
-        needed.saturating_sub(space.free)
+        needed.saturating_sub(space.free.saturating_add(self.going))
     }
 
     pub(super) fn reserve(&mut self, bytes: u64) {

@@ -6,12 +6,13 @@
 
 use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use tracing::{debug, warn};
 
 use super::clock;
@@ -94,8 +95,9 @@ impl Disk {
             source,
         };
         fs::create_dir_all(layout.dir()).map_err(not_usable)?;
-        check_version(&layout)?;
+        check_ours(&layout)?;
         let lock = take_lock(&layout)?;
+        check_version(&layout)?;
         let disk = Self {
             metrics,
             lock: parking_lot::Mutex::new(Some(lock)),
@@ -173,9 +175,21 @@ impl Disk {
 
     /// Opens a published file; `None` when there is none.
     pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        match File::open(self.layout.blob(digest)) {
+        // Not to wait for anybody, should it be something else than a file.
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(nonblocking)
+            .open(self.layout.blob(digest));
+        match opened {
             Ok(file) => {
-                let size = self.counted("stat", file.metadata())?.len();
+                let metadata = self.counted("stat", file.metadata())?;
+                // Whatever else stands there is of no size that was published.
+                let size = if metadata.is_file() {
+                    metadata.len()
+                } else {
+                    u64::MAX
+                };
                 Ok(Some((file, size)))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -186,11 +200,7 @@ impl Disk {
     /// Looks for one published file.
     pub(super) fn find(&self, digest: &Digest) -> io::Result<Option<Found>> {
         match fs::metadata(self.layout.blob(digest)) {
-            Ok(metadata) => Ok(Some(Found {
-                digest: *digest,
-                size: metadata.len(),
-                used_at: metadata.modified().map_or(0, clock::unix_seconds),
-            })),
+            Ok(metadata) => Ok(found(*digest, &metadata)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => self.counted("stat", Err(error)),
         }
@@ -227,50 +237,42 @@ impl Disk {
                     let Ok(metadata) = entry.metadata() else {
                         continue;
                     };
-                    let used_at = metadata.modified().map_or(0, clock::unix_seconds);
-                    found(Found {
-                        digest,
-                        size: metadata.len(),
-                        used_at,
-                    });
+                    if let Some(file) = self::found(digest, &metadata) {
+                        found(file);
+                    }
                 }
             }
         }
     }
 
-    /// Every repository that has metadata here, with its bytes and its last use.
-    pub(super) fn scan_repositories(&self, found: &mut dyn FnMut(Repository, u64, u64)) {
+    /// Every repository that has metadata here, with its last use as seconds since the epoch.
+    pub(super) fn scan_repositories(&self, found: &mut dyn FnMut(Repository, u64)) {
         for namespace in self.entries(&self.layout.upstreams()) {
             self.scan_repositories_below(&namespace.path(), found);
         }
     }
 
-    fn scan_repositories_below(&self, dir: &Path, found: &mut dyn FnMut(Repository, u64, u64)) {
-        let (mut bytes, mut used_at) = (0, 0);
+    fn scan_repositories_below(&self, dir: &Path, found: &mut dyn FnMut(Repository, u64)) {
+        let mut used_at = None;
         for entry in self.entries(dir) {
-            if !Layout::is_own(&entry.file_name()) {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    self.scan_repositories_below(&entry.path(), found);
-                }
-                continue;
+            if Layout::is_own(&entry.file_name()) {
+                let modified = entry.metadata().and_then(|it| it.modified());
+                used_at = used_at.max(Some(modified.map_or(0, clock::unix_seconds)));
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.scan_repositories_below(&entry.path(), found);
             }
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            used_at = used_at.max(metadata.modified().map_or(0, clock::unix_seconds));
-            bytes += if metadata.is_dir() {
-                let tags = self.entries(&entry.path());
-                tags.iter()
-                    .filter_map(|tag| tag.metadata().ok())
-                    .map(|it| it.len())
-                    .sum()
-            } else {
-                metadata.len()
-            };
         }
-        if let Some(repository) = self.layout.repository_at(dir).filter(|_| bytes > 0) {
-            found(repository, bytes, used_at);
+        if let (Some(repository), Some(used_at)) = (self.layout.repository_at(dir), used_at) {
+            found(repository, used_at);
         }
+    }
+
+    /// Bytes of a repository's metadata.
+    pub(super) fn metadata_bytes(&self, repository: &Repository) -> u64 {
+        let granted = fs::metadata(self.layout.granted(repository)).map_or(0, |it| it.len());
+        let tags = self.entries(&self.layout.tags(repository));
+        let tags = tags.iter().filter_map(|tag| tag.metadata().ok());
+        granted + tags.map(|it| it.len()).sum::<u64>()
     }
 
     /// The grants file of a repository; empty when there is none.
@@ -322,9 +324,21 @@ impl Disk {
     pub(super) fn remove_repository(&self, repository: &Repository) -> io::Result<()> {
         self.remove(&self.layout.granted(repository))?;
         match fs::remove_dir_all(self.layout.tags(repository)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => self.counted("remove", Err(error)),
-            Ok(()) | Err(_) => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return self.counted("remove", Err(error));
+            }
+            Ok(()) | Err(_) => {}
         }
+        // And the folders that held nothing else; one that still does is not empty, and stays.
+        let upstreams = self.layout.upstreams();
+        let mut folder = self.layout.repository(repository);
+        while folder.starts_with(&upstreams)
+            && folder != upstreams
+            && fs::remove_dir(&folder).is_ok()
+        {
+            folder.pop();
+        }
+        Ok(())
     }
 
     /// Counts the operation when it failed; a failed write degrades the cache until the next blob is published.
@@ -439,42 +453,73 @@ impl Drop for StagedFile {
     }
 }
 
+/// A published file by what the file system says of it; what cannot have been published is none.
+fn found(digest: Digest, metadata: &fs::Metadata) -> Option<Found> {
+    let is_empty = digest == Digest::of(digest.algorithm(), b"");
+    let plausible = metadata.is_file() && (metadata.len() == 0) == is_empty;
+    plausible.then(|| Found {
+        digest,
+        size: metadata.len(),
+        used_at: metadata.modified().map_or(0, clock::unix_seconds),
+    })
+}
+
 /// How long a starting process waits for a draining one.
 const DRAINING_WAIT: Duration = Duration::from_secs(30);
 const DRAINING: &str = "draining";
 /// Operations whose failure means that the store takes nothing more in.
-const WRITES: &[&str] = &["create", "pwrite", "sync", "rename", "write", "append"];
+const WRITES: &[&str] = &[
+    "create", "pwrite", "sync", "rename", "write", "append", "statvfs",
+];
 
-fn check_version(layout: &Layout) -> Result<(), OpenError> {
+/// A directory with something in it and no word of ours is somebody else's; nothing is written to it.
+fn check_ours(layout: &Layout) -> Result<(), OpenError> {
     let dir = layout.dir().to_owned();
-    match fs::read_to_string(layout.version()) {
-        Ok(text) => {
-            let found = text.lines().next().unwrap_or_default().trim().to_owned();
-            match found.parse::<u32>() {
-                Ok(version) if version <= Layout::VERSION => Ok(()),
-                Ok(_) | Err(_) => Err(OpenError::TooNew { dir, found }),
-            }
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => begin_store(layout),
-        Err(source) => Err(OpenError::NotUsable { dir, source }),
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.file_name()),
+        Err(source) => return Err(OpenError::NotUsable { dir, source }),
+    };
+    let names: Vec<_> = entries.collect();
+    // A mount point of its own brings `lost+found` along; a first start that was cut off leaves the rest.
+    let is_ours = names.iter().any(|name| name == "VERSION");
+    let is_bare =
+        |name: &std::ffi::OsString| name == "lost+found" || name == "LOCK" || name == "VERSION.new";
+    if is_ours || names.iter().all(is_bare) {
+        Ok(())
+    } else {
+        Err(OpenError::NotOurs { dir })
     }
 }
 
-fn begin_store(layout: &Layout) -> Result<(), OpenError> {
+/// Reads the layout version, or writes it at the first start; an empty one is a first start that was cut off.
+fn check_version(layout: &Layout) -> Result<(), OpenError> {
     let dir = layout.dir().to_owned();
-    let empty = fs::read_dir(&dir).map(|entries| {
-        // A mount point of its own brings this folder along.
-        entries
-            .flatten()
-            .all(|entry| entry.file_name() == "lost+found")
-    });
-    match empty {
-        Ok(true) => {}
-        Ok(false) => return Err(OpenError::NotOurs { dir }),
+    let text = match fs::read_to_string(layout.version()) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(source) => return Err(OpenError::NotUsable { dir, source }),
+    };
+    if text.is_empty() {
+        return begin_store(layout).map_err(|source| OpenError::NotUsable { dir, source });
     }
-    fs::write(layout.version(), format!("{}\n", Layout::VERSION))
-        .map_err(|source| OpenError::NotUsable { dir, source })
+    let found = text.lines().next().unwrap_or_default().trim().to_owned();
+    match found.parse::<u32>() {
+        Ok(version) if version <= Layout::VERSION => Ok(()),
+        Ok(_) | Err(_) => Err(OpenError::TooNew { dir, found }),
+    }
+}
+
+fn begin_store(layout: &Layout) -> io::Result<()> {
+    let staged = layout.version().with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&staged)?;
+    writeln!(file, "{}", Layout::VERSION)?;
+    file.sync_data()?;
+    rename(&staged, &layout.version())?;
+    sync_parent(&layout.version())
 }
 
 fn take_lock(layout: &Layout) -> Result<File, OpenError> {
@@ -500,7 +545,9 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
         let _ = io::Seek::rewind(&mut lock);
         let _ = lock.read_to_string(&mut holder);
         let holder = holder.trim().to_owned();
-        if !holder.contains(DRAINING) || waited >= DRAINING_WAIT {
+        // Empty: it is being written at this very moment.
+        let may_end = holder.contains(DRAINING) || holder.is_empty();
+        if !may_end || waited >= DRAINING_WAIT {
             return Err(OpenError::InUse {
                 dir: layout.dir().to_owned(),
                 holder,

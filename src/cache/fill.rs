@@ -69,7 +69,12 @@ pub(super) struct Fill {
     pub(super) ring: Mutex<Ring>,
     /// The staging file, once there is one.
     pub(super) file: OnceLock<Arc<File>>,
+    /// What must live as long as somebody reads the file: its place in the budget.
+    pub(super) held: Mutex<Option<Box<dyn Held>>>,
 }
+
+/// Something whose only use is to be dropped at the right time.
+pub(super) trait Held: std::fmt::Debug + Send + Sync {}
 
 /// The most recent bytes of a fill. Its chunks are contiguous, and everything before the first is in the file.
 #[derive(Debug, Default)]
@@ -107,10 +112,12 @@ impl Fill {
             progress: watch::Sender::new(Progress::default()),
             ring: Mutex::new(Ring::default()),
             file: OnceLock::new(),
+            held: Mutex::new(None),
         })
     }
 
-    /// Ends the fill, once; later calls change nothing.
+    /// Ends the fill, once; later calls change nothing. Whoever still reads has the file, so that the memory of a fill
+    /// ends with it.
     pub(super) fn end(&self, end: Result<u64, FillError>) {
         self.progress.send_if_modified(|progress| {
             if progress.end.is_some() {
@@ -122,6 +129,8 @@ impl Fill {
             progress.end = Some(end);
             true
         });
+        // After the end is known: nobody must find bytes in neither place.
+        *self.ring.lock() = Ring::default();
     }
 }
 
@@ -130,7 +139,7 @@ impl Ring {
     pub(super) fn push(&mut self, bytes: Bytes) -> u64 {
         let at = self.received;
         self.received += bytes.len() as u64;
-        self.bytes += bytes.len();
+        self.bytes += weight(&bytes);
         self.chunks.push_back((at, bytes));
         self.trim();
         self.received
@@ -158,7 +167,7 @@ impl Ring {
             if at + chunk.len() as u64 > self.written {
                 return;
             }
-            self.bytes -= chunk.len();
+            self.bytes -= weight(chunk);
             self.chunks.pop_front();
         }
     }
@@ -269,6 +278,12 @@ impl std::fmt::Debug for Handover {
     }
 }
 
+/// What a chunk costs: a small one keeps more alive than itself.
+fn weight(chunk: &Bytes) -> usize {
+    chunk.len().max(CHUNK_BYTES_MIN)
+}
+
+const CHUNK_BYTES_MIN: usize = 4 << 10;
 /// Whoever is less than this behind the fill's front reads memory.
 const RING_BYTES_MAX: usize = 2 << 20;
 

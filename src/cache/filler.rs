@@ -70,6 +70,8 @@ struct Written {
 struct Stopped {
     handover: Handover,
     label: FillLabel,
+    /// What is staged stays on disk while somebody reads it.
+    reservation: Reservation,
 }
 
 /// What the writer thread holds.
@@ -116,7 +118,8 @@ impl Filler {
         self.received
     }
 
-    /// Waits for a place among the fills in progress; to be called before the source is asked for anything.
+    /// Waits for a place among the fills in progress; to be called before the source is asked for anything. Bytes that are
+    /// whole already need none.
     pub async fn place(&mut self) {
         self.place = Arc::clone(&self.places).acquire_owned().await.ok();
         self.metrics.fill_began();
@@ -235,6 +238,12 @@ impl Filler {
         let _ = self.fail_with(FillError::Source(cause), FillLabel::Failed);
     }
 
+    /// Tells the followers that the source's bytes are not those of the digest.
+    pub fn refuse(mut self, found: Digest) {
+        let found = Box::new(found);
+        let _ = self.fail_with(FillError::Mismatch { found }, FillLabel::Mismatch);
+    }
+
     /// The writer is gone: learn why, and tell.
     async fn writer_stopped(&mut self) -> FillError {
         let Some(writing) = self.writing.take() else {
@@ -248,6 +257,7 @@ impl Filler {
     }
 
     fn stopped(&mut self, stopped: Stopped) -> FillError {
+        *self.fill.held.lock() = Some(Box::new(stopped.reservation));
         self.fail_with(FillError::NotKept(stopped.handover), stopped.label)
     }
 
@@ -334,7 +344,12 @@ impl Writer {
                     staged: self.written,
                     digester: Box::new(self.digester),
                 };
-                return Err(Stopped { handover, label });
+                let reservation = self.reservation;
+                return Err(Stopped {
+                    handover,
+                    label,
+                    reservation,
+                });
             }
             batch.clear();
         }

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::capacity::{Ledger, Space};
 use super::clock;
 use super::disk::{Disk, Found, StagedFile};
-use super::fill::Fill;
+use super::fill::{Fill, Held};
 use super::lru::Lru;
 use super::metrics::Metrics;
 use crate::oci::Digest;
@@ -37,7 +37,7 @@ pub(super) struct Index {
 #[derive(Debug)]
 pub(super) struct BlobFile {
     pub(super) digest: Digest,
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     pub(super) size: u64,
     /// Set when the name is gone but the bytes still count.
     removed: AtomicBool,
@@ -70,8 +70,8 @@ pub(super) enum Joined {
 #[derive(Debug)]
 struct State {
     entries: HashMap<Digest, Entry>,
-    order: BTreeMap<u64, Digest>,
-    recency: u64,
+    order: BTreeMap<Recency, Digest>,
+    recency: Recency,
     ledger: Ledger,
     /// Evicted digests whose name is about to be removed; nothing is published under one.
     unlinking: HashSet<Digest>,
@@ -82,6 +82,10 @@ struct State {
     scanned: bool,
 }
 
+/// When something was last used: the second, and the order within it. Uses in this process all count to the second after
+/// its start, since their order is known.
+type Recency = (u64, u64);
+
 #[derive(Debug)]
 enum Entry {
     Filling(Arc<Fill>),
@@ -91,7 +95,7 @@ enum Entry {
 #[derive(Debug)]
 struct Present {
     size: u64,
-    recency: u64,
+    recency: Recency,
     /// The last use that the disk knows of, as seconds since the epoch.
     saved_at: u64,
     file: Weak<BlobFile>,
@@ -103,7 +107,7 @@ impl Index {
         let state = State {
             entries: HashMap::new(),
             order: BTreeMap::new(),
-            recency: recency_of(started_at + 1),
+            recency: (started_at + 1, 0),
             ledger,
             unlinking: HashSet::new(),
             open: Lru::new(OPEN_FILES_MAX),
@@ -213,16 +217,9 @@ impl Index {
             return;
         }
         // A last use in the future, from a clock that was set back, is as good as the start.
-        let mut recency = recency_of(found.used_at.min(self.started_at));
-        while state.order.contains_key(&recency) {
-            recency += 1;
-        }
-        state.add(
-            found.digest,
-            found.size,
-            recency,
-            found.used_at.min(self.started_at),
-        );
+        let used_at = found.used_at.min(self.started_at);
+        let (_, order) = state.next_recency();
+        state.add(found.digest, found.size, (used_at, order), used_at);
     }
 
     /// From here on the index knows everything, and the budget holds.
@@ -232,7 +229,9 @@ impl Index {
         self.report(&state);
         drop(state);
         // What a smaller budget than last time has no room for goes now.
-        let _ = self.make_room(0, |_| ());
+        if let Some(_writing) = self.writing() {
+            let _ = self.make_room(0, |_| ());
+        }
     }
 
     /// Sets bytes aside, evicting what must go. May block.
@@ -255,16 +254,33 @@ impl Index {
         (self.state.lock().ledger.limit() / GROWTH_SHARE).clamp(1, GROWTH_BYTES_MAX)
     }
 
-    /// Counts bytes of metadata in or out.
-    pub(super) fn charge(&self, more: u64, less: u64) {
+    /// Counts bytes of metadata in or out, evicting what must go. May block.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room; then nothing was counted.
+    pub(super) fn charge(&self, more: u64, less: u64) -> Result<(), NoRoom> {
+        if more <= less {
+            let mut state = self.state.lock();
+            state.ledger.used = state.ledger.used.saturating_sub(less - more);
+            self.report(&state);
+            return Ok(());
+        }
+        let _writing = self.writing().ok_or(NoRoom)?;
+        let more = more - less;
+        self.make_room(more, |state| state.ledger.used += more)
+    }
+
+    /// Counts bytes of metadata that are there already.
+    pub(super) fn recount(&self, now: u64, before: u64) {
         let mut state = self.state.lock();
-        state.ledger.used = (state.ledger.used + more).saturating_sub(less);
+        state.ledger.used = (state.ledger.used + now).saturating_sub(before);
         self.report(&state);
     }
 
     /// Makes a verified file official, and the digest present. May block. An error loses the copy and nothing else.
     pub(super) fn publish(
-        &self,
+        self: &Arc<Self>,
         fill: &Arc<Fill>,
         staged: StagedFile,
         reservation: Reservation,
@@ -279,14 +295,29 @@ impl Index {
                 self.unlinked.wait(&mut state);
             }
         }
-        staged.publish(&digest)?;
+        let file = staged.publish(&digest)?;
+        let removed = AtomicBool::new(false);
+        let index = Arc::downgrade(self);
+        let file = Arc::new(BlobFile {
+            digest,
+            file,
+            size,
+            removed,
+            index,
+        });
         let mut state = self.state.lock();
         reservation.spend(&mut state.ledger);
         let recency = state.next_recency();
         // Whatever stood there was this fill, or nothing.
         state.entries.remove(&digest);
         state.add(digest, size, recency, clock::unix_now());
+        if let Some(Entry::Present(present)) = state.entries.get_mut(&digest) {
+            present.file = Arc::downgrade(&file);
+        }
         self.report(&state);
+        drop(state);
+        // Whoever still follows the fill reads this file.
+        *fill.held.lock() = Some(Box::new(file));
         Ok(())
     }
 
@@ -326,7 +357,7 @@ impl Index {
     }
 
     fn keep_open(self: &Arc<Self>, digest: Digest, file: File, size: u64) -> Option<Arc<BlobFile>> {
-        let removed = AtomicBool::new(false);
+        let (removed, file) = (AtomicBool::new(false), Arc::new(file));
         let file = Arc::new(BlobFile {
             digest,
             file,
@@ -368,7 +399,7 @@ impl Index {
         if let Some(_writing) = self.writing() {
             let _ = unlink(&self.disk);
         }
-        self.unlinking_done(&[*digest]);
+        self.unlinking_done(&[*digest], 0);
     }
 
     /// Evicts until `bytes` more fit, and lets `admit` take them under the same lock.
@@ -378,20 +409,23 @@ impl Index {
         let mut state = self.state.lock();
         if !state.scanned {
             // What is used is not known yet: only what is free for certain is given out, and nothing is evicted.
-            if state.ledger.short_of_space(bytes, space) > 0 || bytes > state.ledger.limit() {
-                return Err(NoRoom);
+            let short_of_space = state.ledger.short_of_space(bytes, space) > 0;
+            if short_of_space || bytes > state.ledger.limit() {
+                return Err(self.no_room(short_of_space));
             }
             admit(&mut state);
             self.report(&state);
             return Ok(());
         }
-        let shortfall = state.ledger.shortfall(bytes, space).ok_or(NoRoom)?;
+        let short_of_space = state.ledger.short_of_space(bytes, space) > 0;
+        let shortfall = state.ledger.shortfall(bytes, space);
+        let shortfall = shortfall.ok_or_else(|| self.no_room(short_of_space))?;
         let mut victims = Vec::new();
         let mut evicted = 0;
         if shortfall.wanted > 0 {
             let choice = state.least_recently_used_unread(shortfall.wanted);
             if choice.iter().map(|(_, size)| size).sum::<u64>() < shortfall.required {
-                return Err(NoRoom);
+                return Err(self.no_room(short_of_space));
             }
             for (digest, size) in choice {
                 evicted += size;
@@ -400,6 +434,7 @@ impl Index {
                 victims.push((digest, state.take_out(&digest)));
             }
         }
+        state.ledger.going += evicted;
         admit(&mut state);
         self.report(&state);
         drop(state);
@@ -411,15 +446,25 @@ impl Index {
         for digest in &digests {
             let _ = self.disk.remove_blob(digest);
         }
-        self.unlinking_done(&digests);
+        self.unlinking_done(&digests, evicted);
         Ok(())
     }
 
-    fn unlinking_done(&self, digests: &[Digest]) {
+    /// No room in the budget is the operator's choice; no room on the file system is trouble.
+    fn no_room(&self, short_of_space: bool) -> NoRoom {
+        if short_of_space {
+            warn!("the file system has no room above the floor");
+            self.metrics.set_degraded(true);
+        }
+        NoRoom
+    }
+
+    fn unlinking_done(&self, digests: &[Digest], bytes: u64) {
         let mut state = self.state.lock();
         for digest in digests {
             state.unlinking.remove(digest);
         }
+        state.ledger.going = state.ledger.going.saturating_sub(bytes);
         drop(state);
         self.unlinked.notify_all();
     }
@@ -436,12 +481,12 @@ impl Index {
 }
 
 impl State {
-    fn next_recency(&mut self) -> u64 {
-        self.recency += 1;
+    fn next_recency(&mut self) -> Recency {
+        self.recency.1 += 1;
         self.recency
     }
 
-    fn add(&mut self, digest: Digest, size: u64, recency: u64, saved_at: u64) {
+    fn add(&mut self, digest: Digest, size: u64, recency: Recency, saved_at: u64) {
         self.order.insert(recency, digest);
         self.ledger.used += size;
         let present = Present {
@@ -544,6 +589,10 @@ impl Reservation {
     }
 }
 
+impl Held for Reservation {}
+
+impl Held for Arc<BlobFile> {}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes == 0 {
@@ -576,8 +625,3 @@ const OPEN_FILES_MAX: usize = 512;
 const SAVED_USE_AGE_MAX_SECS: u64 = 3600;
 /// Last uses waiting to be written; further ones are lost until the next use.
 const USES_MAX: usize = 65_536;
-
-/// The recency of a use at this second; within a second there is room for a million blobs.
-fn recency_of(unix_seconds: u64) -> u64 {
-    unix_seconds << 20
-}

@@ -120,9 +120,14 @@ impl Repositories {
             return;
         };
         let line = line(digest, grant);
-        if self.disk.append_grants(repository, &line).is_ok() {
-            metadata.bytes += line.len() as u64;
-            self.index.charge(line.len() as u64, 0);
+        let bytes = line.len() as u64;
+        // What has no room, or cannot be written, is known until the restart and proven again after it.
+        if self.index.charge(bytes, 0).is_err() {
+            return;
+        }
+        match self.disk.append_grants(repository, &line) {
+            Ok(()) => metadata.bytes += bytes,
+            Err(_) => self.index.recount(0, bytes),
         }
     }
 
@@ -141,27 +146,32 @@ impl Repositories {
         let Some(_writing) = self.index.writing() else {
             return Ok(());
         };
-        let former = self.disk.read_tag(repository, tag)?.len() as u64;
-        let text = tag_text(record);
-        self.disk.write_tag(repository, tag, &text)?;
         let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
-        metadata.bytes = (metadata.bytes + text.len() as u64).saturating_sub(former);
-        self.index.charge(text.len() as u64, former);
+        let former = self.disk.read_tag(repository, tag)?.len() as u64;
+        let text = tag_text(record);
+        let bytes = text.len() as u64;
+        let no_room = |_| io::Error::from(io::ErrorKind::StorageFull);
+        self.index.charge(bytes, former).map_err(no_room)?;
+        if let Err(error) = self.disk.write_tag(repository, tag, &text) {
+            self.index.recount(former, bytes);
+            return Err(error);
+        }
+        metadata.bytes = (metadata.bytes + bytes).saturating_sub(former);
         Ok(())
     }
 
     /// Forgets a tag's answer. May block.
     pub(super) fn forget_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<()> {
+        let metadata = self.known_or_new(repository);
+        let mut metadata = metadata.lock();
         let former = self.disk.read_tag(repository, tag)?.len() as u64;
         let Some(_writing) = self.index.writing().filter(|_| former > 0) else {
             return Ok(());
         };
         self.disk.remove_tag(repository, tag)?;
-        let metadata = self.known_or_new(repository);
-        let mut metadata = metadata.lock();
         metadata.bytes = metadata.bytes.saturating_sub(former);
-        self.index.charge(0, former);
+        self.index.recount(0, former);
         Ok(())
     }
 
@@ -169,16 +179,15 @@ impl Repositories {
     pub(super) fn scan(&self) {
         let mut found = Vec::new();
         self.disk
-            .scan_repositories(&mut |repository, bytes, used_at| {
-                found.push((used_at, repository, bytes));
-            });
+            .scan_repositories(&mut |repository, used_at| found.push((used_at, repository)));
         found.sort();
-        for (_, repository, bytes) in found {
-            if self.known.lock().peek(&repository).is_none() {
-                let metadata = self.known_or_new(&repository);
-                metadata.lock().bytes = bytes;
-                self.index.charge(bytes, 0);
-            }
+        for (_, repository) in found {
+            let metadata = self.known_or_new(&repository);
+            let mut metadata = metadata.lock();
+            // Measured under the lock under which it is written: what was used before the scan came is in it.
+            let bytes = self.disk.metadata_bytes(&repository);
+            self.index.recount(bytes, metadata.bytes);
+            metadata.bytes = bytes;
         }
     }
 
@@ -196,7 +205,7 @@ impl Repositories {
             if let Some(_writing) = self.index.writing()
                 && self.disk.remove_repository(&oldest).is_ok()
             {
-                self.index.charge(0, bytes);
+                self.index.recount(0, bytes);
             }
         }
         metadata
@@ -216,7 +225,12 @@ impl Repositories {
             if (torn || lines > 2 * grants.len() + COMPACTION_LINES)
                 && let Some(_writing) = self.index.writing()
             {
-                let _ = self.disk.rewrite_grants(repository, &grants.text());
+                let rewritten = grants.text();
+                if self.disk.rewrite_grants(repository, &rewritten).is_ok() {
+                    let (now, before) = (rewritten.len() as u64, text.len() as u64);
+                    metadata.bytes = (metadata.bytes + now).saturating_sub(before);
+                    self.index.recount(now, before);
+                }
             }
             metadata.grants = Some(grants);
         }
@@ -239,17 +253,27 @@ pub struct Granted {
 impl Grants {
     fn parse(text: &str) -> Self {
         let mut grants = Self::default();
-        for line in text.lines() {
-            let mut words = line.split(' ');
-            let (kind, digest) = (words.next(), words.next().map(Digest::parse));
-            let media_type = words.next().and_then(|text| MediaType::parse(text).ok());
-            match (kind, digest, media_type) {
-                (Some("blob"), Some(Ok(digest)), None) => grants.insert(&digest, &Grant::Blob),
-                (Some("manifest"), Some(Ok(digest)), Some(media_type)) => {
-                    grants.insert(&digest, &Grant::Manifest(media_type))
+        // Without its end a line may be any beginning of one.
+        let whole = text
+            .split_inclusive('\n')
+            .filter_map(|it| it.strip_suffix('\n'));
+        for line in whole {
+            let words: Vec<&str> = line.split(' ').collect();
+            match *words.as_slice() {
+                ["blob", digest] => {
+                    if let Ok(digest) = Digest::parse(digest) {
+                        grants.insert(&digest, &Grant::Blob);
+                    }
                 }
-                _ => false,
-            };
+                ["manifest", digest, media_type] => {
+                    let media_type = MediaType::parse(media_type).ok();
+                    let media_type = media_type.filter(MediaType::is_manifest);
+                    if let (Ok(digest), Some(media_type)) = (Digest::parse(digest), media_type) {
+                        grants.insert(&digest, &Grant::Manifest(media_type));
+                    }
+                }
+                _ => {}
+            }
         }
         grants
     }
@@ -337,9 +361,12 @@ mod tests {
         assert!(grants.insert(&digest, &Grant::Manifest(media_type.clone())));
         let text = grants.text();
         let damaged = format!(
-            "manifest {digest}\nblob sha256:12\n\u{fffd}\n{text}blob {digest} x y\nblob sha"
+            "manifest {digest}\nblob sha256:12\n\u{fffd}\n{text}blob {digest} x y\nmanifest {digest} a/b\nblob sha"
         );
         assert_eq!(Grants::parse(&damaged), grants);
+        // A line that was cut off in the middle of its type is none.
+        let torn = text.replace("+json\n", "");
+        assert_eq!(Grants::parse(&torn).manifests, HashMap::new());
     }
 
     #[test]

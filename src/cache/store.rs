@@ -232,7 +232,6 @@ impl Cache {
     ///
     /// As [`Filler::begin`] and [`Filler::verify`].
     pub async fn put(&self, mut filler: Filler, bytes: Bytes) -> Result<(), FillError> {
-        filler.place().await;
         filler.begin(Some(bytes.len() as u64)).await?;
         filler.write(bytes).await?;
         filler.verify().await?.publish().await;
