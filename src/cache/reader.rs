@@ -76,6 +76,13 @@ impl Blob {
         self.file.size
     }
 
+    /// Sets the file aside: its bytes were found not to be those of its digest.
+    pub async fn quarantine(&self) {
+        let (index, digest) = (Arc::clone(&self.index), self.file.digest);
+        // A panic there leaves the file where it is, to be found out again.
+        let _ = tokio::task::spawn_blocking(move || index.quarantine(&digest)).await;
+    }
+
     /// Reads at `offset`, at most `max` bytes and at least one. Cancel-safe.
     async fn read_at(&self, offset: u64, max: u64) -> Result<Bytes, ReadError> {
         let file = Arc::clone(&self.file);
@@ -85,9 +92,7 @@ impl Blob {
             other => other?,
         };
         if read.is_empty() {
-            let index = Arc::clone(&self.index);
-            let digest = self.file.digest;
-            let _ = tokio::task::spawn_blocking(move || index.quarantine(&digest)).await;
+            self.quarantine().await;
             return Err(ReadError::Truncated);
         }
         Ok(read)

@@ -45,6 +45,17 @@ pub enum Joined {
     First(Filler, Follower),
 }
 
+impl Joined {
+    /// The size of what is here, or is known to come.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Present(blob) => Some(blob.size()),
+            Self::Unreadable(size) => Some(*size),
+            Self::Following(follower) | Self::First(_, follower) => follower.size(),
+        }
+    }
+}
+
 impl Cache {
     /// Opens the store, or begins one. Blocks, and for long when a draining process still holds the directory.
     ///

@@ -56,12 +56,17 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Content, Error> {
         let repository = registry.repository(name);
-        if let Some(error) = self.refusals.standing(&repository, digest, Subject::Blob) {
-            return Err(error);
-        }
         match method {
             Method::Head => self.head(registry, name, &repository, digest).await,
             Method::Get => self.get(registry, name, &repository, digest).await,
+        }
+    }
+
+    /// A refusal stands in the way of asking, not of what is here.
+    fn check_refusal(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        match self.refusals.standing(repository, digest, Subject::Blob) {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -80,7 +85,7 @@ impl Blobs {
             self.cache.touch(digest);
             return Ok(content(*digest, Some(size), Outcome::Hit, Body::None));
         }
-        let head = self.prove(registry, name, digest, here.is_none()).await?;
+        let head = self.prove(registry, name, digest, here).await?;
         let outcome = if here.is_some() {
             Outcome::Hit
         } else {
@@ -96,8 +101,9 @@ impl Blobs {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Content, Error> {
-        let detour = || Detour::new(*digest, registry.sources(name), Arc::clone(&self.bypasses));
+        let detour = || self.detour(registry, name, digest);
         let mut proven = self.is_granted(repository, digest).await;
+        let mut followed = 0;
         for _ in 0..ATTEMPTS_MAX {
             let (follower, outcome) = match self.cache.join(digest, repository).await {
                 Joined::Present(blob) if proven => {
@@ -114,23 +120,33 @@ impl Blobs {
                     (follower, Outcome::Join)
                 }
                 Joined::Unreadable(size) if proven => {
-                    let stream = BlobStream::new(cache::Content::Unreadable(size), detour());
+                    let mut detour = detour();
+                    if !detour.hold() {
+                        return Err(Error::Busy);
+                    }
+                    let stream = BlobStream::new(cache::Content::Unreadable(size), detour);
                     let body = Body::Stream(Box::new(stream));
                     return Ok(content(*digest, Some(size), Outcome::Bypass, body));
                 }
-                Joined::Present(_) | Joined::Unreadable(_) | Joined::Following(_) => {
+                present @ (Joined::Present(_) | Joined::Unreadable(_) | Joined::Following(_)) => {
                     // Having the bytes is not a right to them.
-                    self.prove(registry, name, digest, false).await?;
+                    self.prove(registry, name, digest, present.size()).await?;
                     proven = true;
                     continue;
                 }
                 Joined::First(filler, follower) => {
+                    self.check_refusal(repository, digest)?;
                     self.spawn_fill(filler, registry.sources(name), repository.clone());
                     (follower, Outcome::Miss)
                 }
             };
             match self.follow(follower, outcome, digest, detour()).await {
                 Err(Followed::Again) => debug!(%digest, "fill was abandoned, asking again"),
+                // Somebody else's failure, which may be of another repository or endpoint: we have not asked yet.
+                Err(Followed::Failed(_)) if outcome == Outcome::Join && followed == 0 => {
+                    self.check_refusal(repository, digest)?;
+                    followed += 1;
+                }
                 Err(Followed::Failed(error)) => return Err(error),
                 Ok(content) => return Ok(content),
             }
@@ -144,7 +160,7 @@ impl Blobs {
         mut follower: Follower,
         outcome: Outcome,
         digest: &Digest,
-        detour: Detour,
+        mut detour: Detour,
     ) -> Result<Content, Followed> {
         let outcome = match follower.head().await {
             Ok(Some(0)) => {
@@ -156,7 +172,7 @@ impl Blobs {
                 outcome
             }
             Ok(_) => outcome,
-            Err(FillError::NotKept(_)) if !detour.is_open() => {
+            Err(FillError::NotKept(_)) if !detour.hold() => {
                 return Err(Followed::Failed(Error::Busy));
             }
             Err(FillError::NotKept(_)) => Outcome::Bypass,
@@ -180,11 +196,31 @@ impl Blobs {
         let (cache, refusals) = (self.cache.clone(), self.refusals.clone());
         self.tracker.spawn(async move {
             let digest = *filler.digest();
-            let Err(error) = fill(&cache, filler, sources, &repository).await else { return };
+            let Err(error) = fill(&cache, filler, sources, &repository).await else {
+                return;
+            };
             refusals.remember(&repository, &digest, Subject::Blob, &error);
-            let (namespace, name) = (&repository.namespace, &repository.name);
-            warn!(%namespace, repository = %name, %digest, error = %crate::net::Chain(&error), "fill failed");
+            let (namespace, name, chain) = (
+                &repository.namespace,
+                &repository.name,
+                crate::net::Chain(&error),
+            );
+            if error.status().is_server_error() {
+                warn!(%namespace, repository = %name, %digest, error = %chain, "fill failed");
+            } else {
+                debug!(%namespace, repository = %name, %digest, error = %chain, "fill refused");
+            }
         });
+    }
+
+    fn detour(&self, registry: &Arc<Registry>, name: &RepositoryName, digest: &Digest) -> Detour {
+        Detour::new(
+            *digest,
+            registry.repository(name),
+            registry.sources(name),
+            Arc::clone(&self.bypasses),
+            self.refusals.clone(),
+        )
     }
 
     async fn is_granted(&self, repository: &Repository, digest: &Digest) -> bool {
@@ -195,24 +231,30 @@ impl Blobs {
             .is_ok_and(|granted| granted.blob)
     }
 
-    /// Has upstream say that this repository holds the digest, and remembers it.
+    /// Has upstream say that this repository holds the digest, and remembers it. What is here has a size, which must be
+    /// the one that upstream says.
     async fn prove(
         &self,
         registry: &Arc<Registry>,
         name: &RepositoryName,
         digest: &Digest,
-        size_wanted: bool,
+        here: Option<u64>,
     ) -> Result<BlobHead, Error> {
         let repository = registry.repository(name);
+        self.check_refusal(&repository, digest)?;
+        let size_wanted = here.is_none();
         let key = (repository.clone(), *digest);
         let asked = self.heads.run(key, || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let (cache, repository) = (self.cache.clone(), repository.clone());
             async move {
-                let head = upstream
-                    .head_blob(&name, &digest, size_wanted)
-                    .await
-                    .map_err(Arc::new)?;
+                let head = upstream.head_blob(&name, &digest, size_wanted).await;
+                let head = head.map_err(Arc::new)?;
+                if let (Some(here), Some(there)) = (here, head.size)
+                    && here != there
+                {
+                    return Err(Arc::new(upstream.contradiction()));
+                }
                 cache.grant(&repository, &digest, Grant::Blob).await;
                 Ok(head)
             }

@@ -6,19 +6,24 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::error::StreamError;
-use crate::cache::Handover;
+use super::error::{Error, StreamError, Subject};
+use super::refusals::Refusals;
+use crate::cache::{Handover, Repository};
 use crate::oci::{Digest, Digester};
 use crate::upstream::{self, Source, Transfer};
 
 /// The way around the cache for one blob, not taken yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Detour {
     digest: Digest,
+    repository: Repository,
     sources: Vec<Source>,
     places: Arc<Semaphore>,
+    /// The place that is held already.
+    place: Option<OwnedSemaphorePermit>,
+    refusals: Refusals,
 }
 
 /// A reader's own transfer.
@@ -38,11 +43,20 @@ pub(super) struct Bypass {
 }
 
 impl Detour {
-    pub(super) fn new(digest: Digest, sources: Vec<Source>, places: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        digest: Digest,
+        repository: Repository,
+        sources: Vec<Source>,
+        places: Arc<Semaphore>,
+        refusals: Refusals,
+    ) -> Self {
         Self {
             digest,
+            repository,
             sources,
             places,
+            place: None,
+            refusals,
         }
     }
 
@@ -50,22 +64,38 @@ impl Detour {
         &self.digest
     }
 
-    /// Whether one more may go this way now.
-    pub(super) fn is_open(&self) -> bool {
-        self.places.available_permits() > 0
+    /// Holds a place for going this way; whether there was one.
+    pub(super) fn hold(&mut self) -> bool {
+        if self.place.is_none() {
+            self.place = Arc::clone(&self.places).try_acquire_owned().ok();
+        }
+        self.place.is_some()
+    }
+
+    /// What came this way was wrong: the source is refused for a while.
+    pub(super) fn refuse(&self) {
+        let expected = self.digest;
+        warn!(
+            namespace = %self.repository.namespace,
+            repository = %self.repository.name,
+            digest = %expected,
+            "wrong bytes on the way around the cache"
+        );
+        let error = Error::Mismatch { expected };
+        self.refusals
+            .remember(&self.repository, &expected, Subject::Blob, &error);
     }
 
     /// Goes on from `position` towards `until`, after the cache handed over what it had staged.
     pub(super) async fn take(
-        &self,
+        &mut self,
         handover: Handover,
         position: u64,
         until: Option<u64>,
         size: Option<u64>,
     ) -> Result<Bypass, StreamError> {
-        let place = Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_| StreamError::Busy)?;
+        self.hold();
+        let place = self.place.take().ok_or(StreamError::Busy)?;
         debug!(digest = %self.digest, position, "bypass");
         // Without the last byte there is nothing to verify, and no need to fetch what nobody wants.
         let part = until.filter(|until| size.is_some_and(|size| *until < size));

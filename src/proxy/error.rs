@@ -113,6 +113,7 @@ impl Error {
                 upstream::Error::Silent { .. } => StatusCode::GATEWAY_TIMEOUT,
                 upstream::Error::Unreachable { .. }
                 | upstream::Error::Cut { .. }
+                | upstream::Error::Short { .. }
                 | upstream::Error::Status { .. }
                 | upstream::Error::Invalid { .. } => StatusCode::BAD_GATEWAY,
             },
@@ -148,6 +149,7 @@ impl Error {
                 (
                     upstream::Error::Unreachable { .. }
                     | upstream::Error::Cut { .. }
+                    | upstream::Error::Short { .. }
                     | upstream::Error::Silent { .. }
                     | upstream::Error::Status { .. }
                     | upstream::Error::Invalid { .. },
@@ -174,6 +176,7 @@ impl Error {
                 | upstream::Error::Silent { .. }
                 | upstream::Error::Unreachable { .. }
                 | upstream::Error::Cut { .. }
+                | upstream::Error::Short { .. }
                 | upstream::Error::Invalid { .. } => None,
             },
             Self::Busy => Some(RETRY_AFTER),
@@ -184,6 +187,11 @@ impl Error {
             | Self::Deadline { .. }
             | Self::Lost => None,
         }
+    }
+
+    /// Whether the registry itself says that it is not there.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Upstream { source, .. } if source.class() == upstream::Class::Gone)
     }
 
     /// What kind of news this is about the content, for serving stale.

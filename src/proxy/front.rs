@@ -15,10 +15,10 @@ use super::manifest::{Manifests, Served, invalid};
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::routes::{Requested, Route, Routes};
-use super::tag::{How, Resolved, Tags};
+use super::tag::{Asking, How, Resolved, Tags, Word};
 use crate::cache::Cache;
 use crate::oci::{Digest, Endpoint, Reference, RepositoryName, Tag};
-use crate::upstream::{Class, Fault, Metrics, TransportError};
+use crate::upstream::{Fault, Metrics, TransportError};
 
 /// Everything between the HTTP front and the cache.
 #[derive(Debug)]
@@ -164,13 +164,24 @@ impl Proxy {
         tag: &Tag,
     ) -> Result<Content, Error> {
         let registry = &pull.registry;
-        // Some of the time is kept for answering with what is stored.
-        let soon = pull.deadline - self.answer_timeout / 8;
-        let resolved = self.tags.resolve(registry, name, tag, soon).await?;
+        let asking = self.asking(pull);
+        let mut resolved = self.tags.resolve(registry, name, tag, asking).await?;
+        let mut served = self
+            .served_by(asking.until, registry, name, &resolved.word)
+            .await;
+        if matches!((&served, &resolved.how), (Err(error), How::Fresh) if error.is_gone()) {
+            // It was fresh enough to be believed, and what it names is gone: it has moved, or is gone itself.
+            let asking = Asking {
+                anew: true,
+                ..asking
+            };
+            resolved = self.tags.resolve(registry, name, tag, asking).await?;
+            served = self
+                .served_by(asking.until, registry, name, &resolved.word)
+                .await;
+        }
         let Resolved { word, how } = resolved;
-        let served = timeout_at(soon, self.served(registry, name, &word.digest)).await;
-        let allowed = self.answer_timeout;
-        let failed = match (served.unwrap_or(Err(Error::Deadline { allowed })), how) {
+        let failed = match (served, how) {
             (Ok(served), how) => {
                 let outcome = match (how, served.outcome) {
                     (How::Stale(_), _) => Outcome::Stale,
@@ -182,15 +193,14 @@ impl Proxy {
             // What was last stored is not here any more: the first reason is the better one.
             (Err(_), How::Stale(reason)) => return Err(reason),
             // The registry has the tag and not what the tag names: it contradicts itself, and nothing is known.
-            (Err(Error::Upstream { source, .. }), How::Checked)
-                if source.class() == Class::Gone =>
-            {
+            (Err(error), How::Checked) if error.is_gone() => {
                 let source = Arc::new(invalid(registry, Fault::Vanished));
                 let subject = Subject::Manifest;
                 Error::Upstream { subject, source }
             }
             (Err(error), How::Checked | How::Fresh) => error,
         };
+        self.tags.fetch_failed(registry, name, tag, &failed).await;
         let stand_in = self
             .tags
             .stand_in(registry, name, tag, failed.clone())
@@ -213,28 +223,47 @@ impl Proxy {
         tag: &Tag,
     ) -> Result<Content, Error> {
         let registry = &pull.registry;
-        let soon = pull.deadline - self.answer_timeout / 8;
-        let Resolved { word, how } = self.tags.resolve(registry, name, tag, soon).await?;
+        let asking = self.asking(pull);
+        let Resolved { word, how } = self.tags.resolve(registry, name, tag, asking).await?;
         let repository = registry.repository(name);
-        let stored = self
-            .manifests
-            .stored(&repository, &word.digest)
-            .await
-            .is_some();
-        let outcome = match (how, stored) {
+        let stored = self.manifests.stored(&repository, &word.digest).await;
+        let outcome = match (how, stored.is_some()) {
             (How::Stale(reason), false) => return Err(reason),
             (How::Stale(_), true) => Outcome::Stale,
             (How::Fresh, true) => Outcome::Hit,
             (How::Checked, true) => Outcome::Revalidated,
             (How::Fresh | How::Checked, false) => Outcome::Forwarded,
         };
+        // What is here says more exactly what it is than a head that was heard.
+        let (media_type, size) = stored.unwrap_or((word.media_type, word.size));
         Ok(Content {
             digest: word.digest,
-            media_type: Some(word.media_type),
-            size: Some(word.size),
+            media_type: Some(media_type),
+            size: Some(size),
             outcome,
             body: Body::None,
         })
+    }
+
+    /// Some of the time is kept for answering with what is stored.
+    fn asking(&self, pull: &Pull) -> Asking {
+        Asking {
+            since: pull.deadline - self.answer_timeout,
+            until: pull.deadline - self.answer_timeout / 8,
+            anew: false,
+        }
+    }
+
+    async fn served_by(
+        &self,
+        deadline: Instant,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        word: &Word,
+    ) -> Result<Served, Error> {
+        let served = timeout_at(deadline, self.served(registry, name, &word.digest)).await;
+        let allowed = self.answer_timeout;
+        served.unwrap_or(Err(Error::Deadline { allowed }))
     }
 
     async fn served(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache as Memory;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -70,13 +71,8 @@ impl Manifests {
         digest: &Digest,
     ) -> Result<Served, Error> {
         let repository = registry.repository(name);
-        if let Some(error) = self
-            .refusals
-            .standing(&repository, digest, Subject::Manifest)
-        {
-            return Err(error);
-        }
-        let mut outcome = Outcome::Hit;
+        let (mut outcome, mut followed) = (Outcome::Hit, 0);
+        let mut proof = None;
         for _ in 0..ATTEMPTS_MAX {
             let granted = self.granted(&repository, digest).await;
             if let Some(media_type) = &granted
@@ -91,20 +87,36 @@ impl Manifests {
             }
             match (self.cache.join(digest, &repository).await, granted) {
                 (Joined::First(filler, _), _) => {
+                    self.check_refusal(&repository, digest)?;
                     return self.fetch(Some(filler), registry, name, digest).await;
                 }
                 (Joined::Unreadable(_), _) => {
+                    self.check_refusal(&repository, digest)?;
                     return self.fetch(None, registry, name, digest).await;
                 }
                 (Joined::Present(blob), granted) => {
-                    let mut content = Content::Blob(blob);
+                    let mut content = Content::Blob(blob.clone());
                     let Ok(bytes) = content.read_all(self.bytes_max).await else {
                         // Not to be read, or too large to be a manifest: upstream has the word.
                         return self.fetch(None, registry, name, digest).await;
                     };
+                    // It is small, it is read once, and everything else hangs on it.
+                    if Digest::of(digest.algorithm(), &bytes) != *digest {
+                        blob.quarantine().await;
+                        continue;
+                    }
                     let media_type = match granted {
                         Some(media_type) => media_type,
-                        None => self.prove(registry, name, digest, &bytes).await?,
+                        None => {
+                            let head = match proof.take() {
+                                Some(head) => head,
+                                None => self.head(registry, name, digest).await?,
+                            };
+                            let media_type = agreed_type(registry, &bytes, &head)?;
+                            let grant = Grant::Manifest(media_type.clone());
+                            self.cache.grant(&repository, digest, grant).await;
+                            media_type
+                        }
                     };
                     self.memory.insert(*digest, bytes.clone());
                     return Ok(Served {
@@ -115,10 +127,15 @@ impl Manifests {
                 }
                 (Joined::Following(follower), granted) => {
                     if granted.is_none() && !follower.is_through(&repository) {
-                        self.head(registry, name, digest).await?;
+                        proof = Some(self.head(registry, name, digest).await?);
                     }
-                    wait_for(follower, digest).await?;
                     outcome = Outcome::Join;
+                    match wait_for(follower, digest).await {
+                        Ok(()) => {}
+                        // Somebody else's failure, which may be of another repository or endpoint: we have not asked yet.
+                        Err(_) if followed == 0 => followed += 1,
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
@@ -133,12 +150,6 @@ impl Manifests {
         digest: &Digest,
     ) -> Result<(MediaType, Option<u64>, Outcome), Error> {
         let repository = registry.repository(name);
-        if let Some(error) = self
-            .refusals
-            .standing(&repository, digest, Subject::Manifest)
-        {
-            return Err(error);
-        }
         if let Some((media_type, size)) = self.stored(&repository, digest).await {
             self.cache.touch(digest);
             return Ok((media_type, Some(size), Outcome::Hit));
@@ -242,39 +253,58 @@ impl Manifests {
     ) -> Result<Served, Error> {
         let digest = *digest;
         let (this, registry, name) = (self.clone(), Arc::clone(registry), name.clone());
-        let fetched = self.tracker.spawn(async move {
+        let (sender, answer) = oneshot::channel();
+        self.tracker.spawn(async move {
             let repository = registry.repository(&name);
             match this.fetch_verified(&digest, &registry, &name).await {
                 Ok((bytes, media_type)) => {
                     this.keep(&repository, &digest, &bytes, &media_type).await;
+                    let outcome = Outcome::Miss;
+                    let served = Served {
+                        bytes: bytes.clone(),
+                        media_type,
+                        outcome,
+                    };
+                    // Whoever asked may have left. Nobody waits for the disk.
+                    let _ = sender.send(Ok(served));
                     if let Some(filler) = filler {
                         // Not kept on disk: then it is served from memory.
-                        let _ = this.cache.put(filler, bytes.clone()).await;
+                        let _ = this.cache.put(filler, bytes).await;
                     }
-                    Ok(Served {
-                        bytes,
-                        media_type,
-                        outcome: Outcome::Miss,
-                    })
                 }
-                Err(error) => {
-                    let source = Arc::new(error);
-                    if let Some(filler) = filler {
-                        filler.fail(Arc::new(Shared(Arc::clone(&source))));
-                    }
-                    let error = if source.fault() == Some(Fault::Digest) {
-                        Error::Mismatch { expected: digest }
-                    } else {
-                        let subject = Subject::Manifest;
-                        Error::Upstream { subject, source }
-                    };
-                    this.refusals
-                        .remember(&repository, &digest, Subject::Manifest, &error);
-                    Err(error)
+                Err(source) => {
+                    let error = this.fetch_failed(&repository, &digest, filler, source);
+                    let _ = sender.send(Err(error));
                 }
             }
         });
-        fetched.await.map_err(|_| Error::Lost)?
+        answer.await.map_err(|_| Error::Lost)?
+    }
+
+    /// Tells whoever follows why nothing comes.
+    fn fetch_failed(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        filler: Option<Filler>,
+        source: upstream::Error,
+    ) -> Error {
+        let source = Arc::new(source);
+        let error = if source.fault() == Some(Fault::Digest) {
+            Error::Mismatch { expected: *digest }
+        } else {
+            let (subject, source) = (Subject::Manifest, Arc::clone(&source));
+            Error::Upstream { subject, source }
+        };
+        // Remembered before anybody hears of it, so that nobody asks again at once.
+        self.refusals
+            .remember(repository, digest, Subject::Manifest, &error);
+        match (filler, &error) {
+            (Some(filler), Error::Mismatch { .. }) => filler.refuse(*digest),
+            (Some(filler), _) => filler.fail(Arc::new(Shared(source))),
+            (None, _) => {}
+        }
+        error
     }
 
     async fn fetch_verified(
@@ -302,27 +332,15 @@ impl Manifests {
         Ok((manifest.bytes, media_type))
     }
 
-    /// Has upstream say that this repository holds a manifest that is here, and of what type.
-    async fn prove(
-        &self,
-        registry: &Arc<Registry>,
-        name: &RepositoryName,
-        digest: &Digest,
-        bytes: &Bytes,
-    ) -> Result<MediaType, Error> {
-        let head = self.head(registry, name, digest).await?;
-        let media_type = media_type_of(bytes, head.media_type.as_ref()).map_err(|fault| {
-            let source = Arc::new(invalid(registry, fault));
-            Error::Upstream {
-                subject: Subject::Manifest,
-                source,
-            }
-        })?;
-        let repository = registry.repository(name);
-        self.cache
-            .grant(&repository, digest, Grant::Manifest(media_type.clone()))
-            .await;
-        Ok(media_type)
+    /// A refusal stands in the way of asking, not of what is here.
+    fn check_refusal(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        match self
+            .refusals
+            .standing(repository, digest, Subject::Manifest)
+        {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     async fn head(
@@ -332,14 +350,19 @@ impl Manifests {
         digest: &Digest,
     ) -> Result<ManifestHead, Error> {
         let repository = registry.repository(name);
+        self.check_refusal(&repository, digest)?;
         let asked = self.heads.run((repository.clone(), *digest), || {
-            let (upstream, name) = (Arc::clone(registry.upstream()), name.clone());
-            let reference = Reference::Digest(*digest);
+            let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
+            let reference = Reference::Digest(digest);
             async move {
-                upstream
-                    .head_manifest(&name, &reference)
-                    .await
-                    .map_err(Arc::new)
+                let head = upstream.head_manifest(&name, &reference).await;
+                let head = head.map_err(Arc::new)?;
+                // Another algorithm may name the same bytes.
+                let contradicts = |it: Digest| it.algorithm() == digest.algorithm() && it != digest;
+                if head.digest.is_some_and(contradicts) {
+                    return Err(Arc::new(upstream.contradiction()));
+                }
+                Ok(head)
             }
         });
         asked.await.ok_or(Error::Lost)?.map_err(|source| {
@@ -369,6 +392,18 @@ async fn wait_for(mut follower: Follower, digest: &Digest) -> Result<(), Error> 
         }
         Err(error) => Err(fill_error(error, digest, Subject::Manifest)),
     }
+}
+
+/// The type of a manifest that is here, as upstream's head and its own body agree on it.
+fn agreed_type(
+    registry: &Registry,
+    bytes: &Bytes,
+    head: &ManifestHead,
+) -> Result<MediaType, Error> {
+    media_type_of(bytes, head.media_type.as_ref()).map_err(|fault| {
+        let (subject, source) = (Subject::Manifest, Arc::new(invalid(registry, fault)));
+        Error::Upstream { subject, source }
+    })
 }
 
 /// An answer of this registry that cannot be right.

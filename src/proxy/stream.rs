@@ -80,7 +80,11 @@ impl BlobStream {
                         .await
                 }
                 From::Bypass(bypass) => {
-                    let bytes = bypass.next().await?;
+                    let bytes = bypass.next().await.inspect_err(|error| {
+                        if matches!(error, StreamError::Mismatch { .. }) {
+                            self.detour.refuse();
+                        }
+                    })?;
                     self.position += bytes.as_ref().map_or(0, |it| it.len() as u64);
                     return Ok(bytes);
                 }

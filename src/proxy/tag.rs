@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::config::Freshness;
 use super::error::{Error, Subject};
 use super::freshness::{Facts, Verdict, is_usable, judge, next_pause};
 use super::manifest::{Manifests, invalid};
@@ -34,6 +35,16 @@ pub(super) struct Tags {
 }
 
 type Shared<K, V> = Arc<Mutex<Lru<K, V>>>;
+
+/// How a tag is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking {
+    pub(super) since: Instant,
+    /// When an answer must be there.
+    pub(super) until: Instant,
+    /// Whether upstream is asked whatever the policy says.
+    pub(super) anew: bool,
+}
 
 /// What a tag says now.
 #[derive(Clone, Debug)]
@@ -124,10 +135,16 @@ impl Tags {
         registry: &Arc<Registry>,
         name: &RepositoryName,
         tag: &Tag,
-        deadline: Instant,
+        asking: Asking,
     ) -> Result<Resolved, Error> {
         let state = self.state(registry, name, tag).await;
-        let policy = registry.freshness(tag);
+        let policy = match asking.anew {
+            true => Freshness {
+                fresh_for: Duration::ZERO,
+                ..registry.freshness(tag)
+            },
+            false => registry.freshness(tag),
+        };
         let (verdict, stored, failed) = {
             let inner = state.inner.lock();
             let facts = inner.facts();
@@ -154,7 +171,7 @@ impl Tags {
             (Verdict::Serve | Verdict::ServeStale | Verdict::Fail | Verdict::Check, _, _) => {}
         }
         let mut check = self.check(&state, policy.fresh_for);
-        let answered = match timeout_at(deadline, check.wait_for(Option::is_some)).await {
+        let answered = match timeout_at(asking.until, check.wait_for(Option::is_some)).await {
             Ok(Ok(answer)) => answer.clone(),
             Ok(Err(_)) => return Err(Error::Lost),
             Err(_) => None,
@@ -166,7 +183,7 @@ impl Tags {
             }),
             Some(Err(source)) => self.stale(&state, failure(source)).await,
             None => {
-                let allowed = registry.config().connection.first_byte_timeout;
+                let allowed = asking.until.saturating_duration_since(asking.since);
                 self.stale(&state, Error::Deadline { allowed }).await
             }
         }
@@ -184,23 +201,42 @@ impl Tags {
         self.stale(&state, error).await
     }
 
+    /// What the tag said could not be had: as with a failed check, nobody asks again for a while.
+    pub(super) async fn fetch_failed(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        tag: &Tag,
+        error: &Error,
+    ) {
+        if let Error::Upstream { source, .. } = error {
+            let state = self.state(registry, name, tag).await;
+            let failed = self.failed(&state, &state.inner.lock(), source);
+            state.inner.lock().failed = failed;
+        }
+    }
+
     /// A manifest of this repository is here now: tags that were heard to have moved to it take its digest.
     pub(super) async fn published(&self, repository: &Repository, digest: &Digest) {
         let waiting = self.awaited.lock().remove(&(repository.clone(), *digest));
         for state in waiting.unwrap_or_default() {
-            self.settle(&state).await;
+            let settled = self.settle(&state).await;
+            self.store(&state, settled).await;
         }
     }
 
     async fn stale(&self, state: &Arc<TagState>, error: Error) -> Result<Resolved, Error> {
         // What was heard may be here by now.
-        self.settle(state).await;
+        let settled = self.settle(state).await;
+        self.store(state, settled).await;
         let policy = state.registry.freshness(&state.tag);
         let stored = state.inner.lock().stored.clone();
         match stored {
             Some((word, age)) if error.is_unavailable() && is_usable(&policy, Some(age.now())) => {
                 warn!(
                     upstream = state.registry.upstream().name(),
+                    repository = %state.name,
+                    tag = %state.tag,
                     error = %crate::net::Chain(&error),
                     "serving stale tag"
                 );
@@ -330,54 +366,64 @@ impl Tags {
                     inner.heard = Some((word.clone(), sent));
                 }
                 Err(source) => {
-                    if source.class() == Class::Gone {
+                    if source.class() != Class::Unavailable {
                         inner.stored = None;
                         inner.heard = None;
                     }
-                    let policy = state.registry.freshness(&state.tag);
-                    let pause = match source.class() {
-                        Class::Unavailable => {
-                            let former = inner.failed.as_ref().map(|it| it.pause);
-                            let told = source.retry_after().unwrap_or_default().min(TOLD_PAUSE_MAX);
-                            Some(next_pause(&policy, former).max(told))
-                        }
-                        Class::Gone => Some(self.negative_for.min(policy.fresh_for)),
-                        Class::Refused => None,
-                    };
-                    inner.failed = pause.filter(|it| !it.is_zero()).map(|pause| Failed {
-                        until: Instant::now() + pause,
-                        pause,
-                        source: Arc::clone(source),
-                    });
+                    inner.failed = self.failed(state, &inner, source);
                 }
             }
         }
-        match &checked {
-            Ok(_) => self.settle(state).await,
-            // What the registry itself says is gone does not come back when the registry is.
-            Err(source) if source.class() == Class::Gone => {
-                let repository = state.registry.repository(&state.name);
-                self.cache.forget_tag(&repository, &state.tag).await;
-            }
-            Err(_) => {}
-        }
+        // What the registry itself says is gone or refused does not come back when the registry is away.
+        let is_over = checked
+            .as_ref()
+            .is_err_and(|it| it.class() != Class::Unavailable);
+        let settled = if checked.is_ok() {
+            self.settle(state).await
+        } else {
+            None
+        };
         drop(ended);
         sender.send_replace(Some(checked));
+        // Nobody waits for the disk.
+        self.store(state, settled).await;
+        if is_over {
+            let repository = state.registry.repository(&state.name);
+            self.cache.forget_tag(&repository, &state.tag).await;
+        }
+    }
+
+    /// The pause that a failure asks for.
+    fn failed(
+        &self,
+        state: &TagState,
+        inner: &Inner,
+        source: &Arc<upstream::Error>,
+    ) -> Option<Failed> {
+        let policy = state.registry.freshness(&state.tag);
+        let pause = match source.class() {
+            Class::Unavailable => {
+                let former = inner.failed.as_ref().map(|it| it.pause);
+                let told = source.retry_after().unwrap_or_default();
+                next_pause(&policy, former).max(told.min(TOLD_PAUSE_MAX))
+            }
+            Class::Gone => self.negative_for.min(policy.fresh_for),
+            Class::Refused => return None,
+        };
+        let until = Instant::now() + pause;
+        let source = Arc::clone(source);
+        (!pause.is_zero()).then_some(Failed {
+            until,
+            pause,
+            source,
+        })
     }
 
     /// Asks upstream what the tag says: by HEAD, which registries do not count, and by GET where HEAD does not say.
     async fn ask(&self, state: &TagState) -> Checked {
         let (upstream, reference) = (state.registry.upstream(), Reference::Tag(state.tag.clone()));
-        let head = match upstream.head_manifest(&state.name, &reference).await {
-            Ok(head) => word(head),
-            // Some registries let GET through and HEAD not.
-            Err(upstream::Error::Status { status, .. })
-                if status == http::StatusCode::METHOD_NOT_ALLOWED =>
-            {
-                None
-            }
-            Err(error) => return Err(Arc::new(error)),
-        };
+        let head = upstream.head_manifest(&state.name, &reference).await;
+        let head = word(head.map_err(Arc::new)?);
         if let Some(word) = head {
             return Ok(word);
         }
@@ -389,62 +435,47 @@ impl Tags {
         word(head).ok_or_else(|| Arc::new(invalid(&state.registry, Fault::NoDigest)))
     }
 
-    /// What was heard takes the place of what is stored as soon as its manifest is here.
-    async fn settle(&self, state: &Arc<TagState>) {
-        let Some((word, _)) = state.inner.lock().heard.clone() else {
-            return;
-        };
+    /// What was heard takes the place of what is stored as soon as its manifest is here, with the type and the size that
+    /// the manifest has. Gives what is to be written down.
+    async fn settle(&self, state: &Arc<TagState>) -> Option<TagRecord> {
+        let (heard, _) = state.inner.lock().heard.clone()?;
         let repository = state.registry.repository(&state.name);
-        if self
-            .manifests
-            .stored(&repository, &word.digest)
-            .await
-            .is_none()
-        {
-            self.await_manifest(state, &repository, &word.digest);
+        let digest = heard.digest;
+        let mut stored = self.manifests.stored(&repository, &digest).await;
+        if stored.is_none() {
+            self.await_manifest(state, &repository, &digest);
             // It may have come in between.
-            if self
-                .manifests
-                .stored(&repository, &word.digest)
-                .await
-                .is_none()
-            {
-                return;
-            }
+            stored = self.manifests.stored(&repository, &digest).await;
         }
-        let record = {
-            let mut inner = state.inner.lock();
-            let Some((heard, age)) = inner.heard.clone().filter(|(it, _)| *it == word) else {
-                return;
-            };
-            let moved = inner
-                .stored
-                .as_ref()
-                .is_none_or(|(stored, _)| *stored != heard);
-            inner.stored = Some((heard, age));
-            inner.heard = None;
-            let due = inner
-                .written
-                .is_none_or(|it| it.elapsed() >= WRITTEN_AGE_MAX);
-            if moved {
-                debug!(upstream = state.registry.upstream().name(), "tag moved");
-            }
-            (moved || due).then(|| {
-                inner.written = Some(Instant::now());
-                let Word {
-                    digest,
-                    media_type,
-                    size,
-                } = word;
-                TagRecord {
-                    digest,
-                    media_type,
-                    size,
-                    age: age.now(),
-                }
-            })
+        let (media_type, size) = stored?;
+        let word = Word {
+            digest,
+            media_type: media_type.clone(),
+            size,
         };
-        if let Some(record) = record {
+        let mut inner = state.inner.lock();
+        let (_, age) = inner.heard.take_if(|(it, _)| it.digest == digest)?;
+        let moved = inner.stored.as_ref().is_none_or(|(it, _)| *it != word);
+        inner.stored = Some((word, age));
+        let due = inner
+            .written
+            .is_none_or(|it| it.elapsed() >= WRITTEN_AGE_MAX);
+        if !(moved || due) {
+            return None;
+        }
+        inner.written = Some(Instant::now());
+        let age = age.now();
+        Some(TagRecord {
+            digest,
+            media_type,
+            size,
+            age,
+        })
+    }
+
+    async fn store(&self, state: &TagState, settled: Option<TagRecord>) {
+        if let Some(record) = settled {
+            let repository = state.registry.repository(&state.name);
             self.cache.store_tag(&repository, &state.tag, record).await;
         }
     }

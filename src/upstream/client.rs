@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::body::{Body, Places};
 use super::config::Config;
@@ -95,7 +96,11 @@ impl Upstream {
         Ok(Self {
             idle_timeout: config.idle_timeout,
             places: Arc::new(Semaphore::new(requests_max)),
-            blob_places: Arc::new(Semaphore::new((requests_max - requests_max / 4).max(1))),
+            blob_places: Arc::new(Semaphore::new(
+                requests_max
+                    .saturating_sub((requests_max / 4).max(1))
+                    .max(1),
+            )),
             sender: Sender::new(name, config, metrics.clone())?,
             metrics,
         })
@@ -125,7 +130,14 @@ impl Upstream {
             name: name.clone(),
             reference: reference.clone(),
         };
-        let (reply, _place) = self.ask(&question(Method::HEAD, &endpoint)).await?;
+        let (mut reply, _place) = self.ask(&question(Method::HEAD, &endpoint)).await?;
+        // Some registries let GET through and HEAD not: then a GET decides, whose body is dropped.
+        if matches!(
+            reply.response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
+        ) {
+            reply = self.sender.ask(&question(Method::GET, &endpoint)).await?;
+        }
         self.manifest_head(reply.successful()?.response.headers())
     }
 
@@ -213,6 +225,9 @@ impl Upstream {
             StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
         );
         let size = content_length(reply.response.headers());
+        if status.is_success() {
+            self.check_blob_head(reply.response.headers(), digest)?;
+        }
         if status.is_success() && (size.is_some() || !size_wanted) {
             return Ok(BlobHead { size });
         }
@@ -250,11 +265,7 @@ impl Upstream {
         };
         let (reply, place) = self.ask(&question).await?;
         let response = reply.successful()?.response;
-        let announced = self.digest_header(response.headers())?;
-        // Another algorithm may name the same bytes.
-        if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
-            return Err(self.invalid(Fault::Digest));
-        }
+        self.check_blob_head(response.headers(), digest)?;
         let (begins_at, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let content_range =
                 text(response.headers(), &CONTENT_RANGE).and_then(ContentRange::parse);
@@ -286,6 +297,16 @@ impl Upstream {
         self.metrics.retried(self.name(), error.retry_reason());
     }
 
+    pub(super) fn short(&self) -> Error {
+        let host = self.host().to_owned();
+        Error::Short { host }
+    }
+
+    /// An answer that contradicts what is known of the content.
+    pub fn contradiction(&self) -> Error {
+        self.invalid(Fault::Digest)
+    }
+
     pub(super) fn invalid(&self, fault: Fault) -> Error {
         Error::Invalid {
             host: self.host().to_owned(),
@@ -309,6 +330,20 @@ impl Upstream {
         })
     }
 
+    /// What a head says of a blob must not contradict its digest, nor be a web page.
+    fn check_blob_head(&self, headers: &HeaderMap, digest: &Digest) -> Result<(), Error> {
+        let announced = self.digest_header(headers)?;
+        // Another algorithm may name the same bytes.
+        if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
+            return Err(self.invalid(Fault::Digest));
+        }
+        let media_type = text(headers, &CONTENT_TYPE).unwrap_or_default();
+        if media_type.to_ascii_lowercase().starts_with("text/html") {
+            return Err(self.invalid(Fault::MediaType));
+        }
+        Ok(())
+    }
+
     fn digest_header(&self, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
         let Some(value) = headers.get(DOCKER_CONTENT_DIGEST) else {
             return Ok(None);
@@ -326,7 +361,8 @@ impl Upstream {
         request_place: OwnedSemaphorePermit,
         blob_place: Option<OwnedSemaphorePermit>,
     ) -> Result<(bool, Body), Error> {
-        let coding = text(response.headers(), &CONTENT_ENCODING).unwrap_or("identity");
+        let coding = text(response.headers(), &CONTENT_ENCODING).map(str::trim);
+        let coding = coding.filter(|it| !it.is_empty()).unwrap_or("identity");
         let (is_plain, is_gzip) = (
             coding.eq_ignore_ascii_case("identity"),
             coding.eq_ignore_ascii_case("gzip"),
@@ -350,7 +386,18 @@ impl Upstream {
     }
 
     /// A whole body of at most `bytes_max` bytes.
-    async fn collected(&self, mut body: Body, bytes_max: u64) -> Result<Bytes, Error> {
+    async fn collected(&self, body: Body, bytes_max: u64) -> Result<Bytes, Error> {
+        // What is small has no excuse for taking longer than a large body may be silent.
+        let patience = self.idle_timeout;
+        let collected = timeout(patience, self.collect(body, bytes_max)).await;
+        let host = self.host().to_owned();
+        collected.unwrap_or(Err(Error::Silent {
+            host,
+            waited: patience,
+        }))
+    }
+
+    async fn collect(&self, mut body: Body, bytes_max: u64) -> Result<Bytes, Error> {
         let mut bytes = BytesMut::new();
         while let Some(chunk) = body.next().await? {
             if (bytes.len() + chunk.len()) as u64 > bytes_max {
@@ -361,9 +408,6 @@ impl Upstream {
         Ok(bytes.freeze())
     }
 }
-
-/// A `Link` to a next page is longer than this only by mischief.
-const NEXT_BYTES_MAX: usize = 2048;
 
 /// A GET or HEAD of an endpoint, through redirects.
 fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
@@ -376,12 +420,23 @@ fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
     }
 }
 
-/// The query of `<…?query>; rel="next"` (RFC 8288 §3). Its host and path are not looked at.
-fn next_query(link: &HeaderValue) -> Option<String> {
-    let (target, parameters) = link.to_str().ok()?.strip_prefix('<')?.split_once('>')?;
-    let (_, query) = target.split_once('?')?;
-    let is_next = parameters.contains("rel=\"next\"") || parameters.contains("rel=next");
-    (is_next && query.len() <= NEXT_BYTES_MAX).then(|| query.to_owned())
+/// The query of the `<…?query>; rel="next"` among the links of a field (RFC 8288 §3). Its host and path are not looked at.
+fn next_query(field: &HeaderValue) -> Option<String> {
+    let mut rest = field.to_str().ok()?;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (target, after) = after.split_once('>')?;
+        let (parameters, following) = after.split_once(",").unwrap_or((after, ""));
+        rest = following;
+        let is_next = parameters.split(';').any(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or_default();
+            let value = value.trim().trim_matches('"').to_ascii_lowercase();
+            name.trim().eq_ignore_ascii_case("rel") && value.split(' ').any(|it| it == "next")
+        });
+        if is_next {
+            return target.split_once('?').map(|(_, query)| query.to_owned());
+        }
+    }
+    None
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -25,6 +25,12 @@ pub enum Error {
         #[source]
         source: hyper::Error,
     },
+    /// A body ended in order, and before its length.
+    #[error("{host} sent less than it announced")]
+    Short {
+        /// The registry.
+        host: String,
+    },
     /// The upstream fell silent.
     #[error("{host} sent nothing for {waited:?}")]
     Silent {
@@ -130,6 +136,7 @@ impl Error {
             Self::Refused { .. } => Class::Refused,
             Self::Unreachable { .. }
             | Self::Cut { .. }
+            | Self::Short { .. }
             | Self::Silent { .. }
             | Self::Status { .. }
             | Self::Invalid { .. } => Class::Unavailable,
@@ -139,7 +146,10 @@ impl Error {
     /// Whether the same request may succeed if sent again.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Cut { .. } | Self::Silent { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Cut { .. }
+            | Self::Short { .. }
+            | Self::Silent { .. } => true,
             Self::Status { status, .. } => {
                 status.is_server_error()
                     || matches!(
@@ -157,6 +167,7 @@ impl Error {
             Self::Invalid { fault, .. } => Some(*fault),
             Self::Unreachable { .. }
             | Self::Cut { .. }
+            | Self::Short { .. }
             | Self::Silent { .. }
             | Self::Gone { .. }
             | Self::Refused { .. }
@@ -170,6 +181,7 @@ impl Error {
             Self::Status { retry_after, .. } => *retry_after,
             Self::Unreachable { .. }
             | Self::Cut { .. }
+            | Self::Short { .. }
             | Self::Silent { .. }
             | Self::Gone { .. }
             | Self::Refused { .. }
@@ -181,7 +193,7 @@ impl Error {
     pub(super) fn retry_reason(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",
-            Self::Cut { .. } => "cut",
+            Self::Cut { .. } | Self::Short { .. } => "cut",
             Self::Silent { .. } => "stall",
             Self::Gone { .. } | Self::Refused { .. } | Self::Status { .. } => "status",
             Self::Invalid { .. } => "invalid",

@@ -116,7 +116,7 @@ impl Transfer {
                     let Some(source) = self.sources.get(self.turn) else {
                         return Ok(None);
                     };
-                    let error = source.upstream.invalid(Fault::Range);
+                    let error = source.upstream.short();
                     self.recover(error).await?;
                 }
                 Err(error) => self.recover(error).await?,
