@@ -46,15 +46,21 @@ pub(super) fn redirect_target(asked: &Uri, location: &str) -> Result<Uri, Fault>
         .unwrap_or_default();
     // The fragment is for nobody on this way.
     let location = location.split('#').next().unwrap_or_default();
-    let absolute = if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else if location.contains("://") {
+    let absolute = if has_scheme(location) {
         location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
     } else {
-        let (folder, _) = asked.path().rsplit_once('/').unwrap_or_default();
-        format!("{scheme}://{authority}{folder}/{location}")
+        let (path, query) = location.split_at(location.find('?').unwrap_or(location.len()));
+        let path = if path.starts_with('/') {
+            without_dots(path)
+        } else if path.is_empty() && !query.is_empty() {
+            asked.path().to_owned()
+        } else {
+            let (folder, _) = asked.path().rsplit_once('/').unwrap_or_default();
+            without_dots(&format!("{folder}/{path}"))
+        };
+        format!("{scheme}://{authority}{path}{query}")
     };
     let target: Uri = absolute.parse().map_err(|_| Fault::Redirect)?;
     let known_scheme = match target.scheme_str() {
@@ -70,6 +76,39 @@ pub(super) fn redirect_target(asked: &Uri, location: &str) -> Result<Uri, Fault>
     } else {
         Err(Fault::Redirect)
     }
+}
+
+/// Whether this begins with a scheme (RFC 3986 §3.1); a colon further on is a path's or a query's own.
+fn has_scheme(location: &str) -> bool {
+    location.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.starts_with(|it: char| it.is_ascii_alphabetic())
+            && scheme
+                .chars()
+                .all(|it| it.is_ascii_alphanumeric() || "+-.".contains(it))
+    })
+}
+
+/// A path with its `.` and `..` followed (RFC 3986 §5.2.4).
+fn without_dots(path: &str) -> String {
+    let mut kept = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            other => {
+                kept.push(other);
+                continue;
+            }
+        }
+        // What ends in a dot is a folder.
+        if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    format!("/{}", kept.join("/"))
 }
 
 /// The address that a host is written as, when it is one.
@@ -189,6 +228,22 @@ mod tests {
             ("/other", Some("https://a.example/other")),
             ("//cdn.example/b", Some("https://cdn.example/b")),
             ("c?d", Some("https://a.example/v2/x/blobs/c?d")),
+            (
+                "c?to=https://b.example/../",
+                Some("https://a.example/v2/x/blobs/c?to=https://b.example/../"),
+            ),
+            ("/c/../d:1//e/./?f", Some("https://a.example/d:1//e/?f")),
+            ("../../../../c", Some("https://a.example/c")),
+            ("..", Some("https://a.example/v2/x/")),
+            (
+                "?signed",
+                Some("https://a.example/v2/x/blobs/sha256:1?signed"),
+            ),
+            ("file:/etc/passwd", None),
+            ("HTTP://cdn.example/b", None),
+            ("cdn.example:443/b", None),
+            ("https:", None),
+            ("https:/b", None),
             ("https://cdn.example/b#part", Some("https://cdn.example/b")),
             ("http://cdn.example/b", None),
             ("file:///etc/passwd", None),
