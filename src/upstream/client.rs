@@ -238,8 +238,15 @@ impl Upstream {
             return Err(reply.failure());
         }
         drop((reply, place));
-        let answer = self.blob(name, digest, Some((0, Some(1)))).await?;
-        Ok(BlobHead { size: answer.size })
+        let size = match self.blob(name, digest, Some((0, Some(1)))).await {
+            Ok(answer) => answer.size,
+            // Only what is empty has no first byte (RFC 9110 §15.5.17).
+            Err(Error::Status { status, .. }) if status == StatusCode::RANGE_NOT_SATISFIABLE => {
+                Some(0)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(BlobHead { size })
     }
 
     /// Asks for a blob, or a part of it: from an offset, up to an exclusive end if one is given.
