@@ -15,6 +15,7 @@ mod coalesce;
 mod tags;
 mod routes;
 mod errors;
+mod auth;
 mod faults;
 mod grants;
 mod evict;

@@ -2,7 +2,8 @@
 
 use crate::harness::script::Turns;
 use crate::harness::{
-    At, Blob, Connection, End, FakeRegistry, Fault, Image, KIB, MIB, Request, any, get, head,
+    At, Blob, BlobHost, Connection, End, FakeRegistry, Fault, Image, KIB, MIB, Request,
+    TokenServer, any, get, head,
 };
 
 fn blob_of(upstream: &FakeRegistry, blob: &Blob) -> Request {
@@ -142,4 +143,74 @@ async fn two_transfers_of_one_blob_at_once_fail_the_test() {
     let _first = blob_of(&upstream, &blob).send().await;
     let _second = blob_of(&upstream, &blob).send().await;
     gate.reached_by(2).await;
+}
+
+#[tokio::test]
+async fn the_fake_lets_in_whoever_has_a_token_for_the_repository() {
+    let tokens = TokenServer::start().await;
+    let upstream = FakeRegistry::start().await;
+    upstream.require_token(&tokens);
+    let blob = Blob::random(KIB);
+    upstream.serve_blob("team/app", &blob);
+
+    let refused = blob_of(&upstream, &blob).whole().await;
+    assert_eq!(refused.head.status, 401);
+    let challenge = format!(
+        r#"Bearer realm="{}",service="fake",scope="repository:team/app:pull""#,
+        tokens.realm()
+    );
+    assert_eq!(refused.head.header("www-authenticate"), Some(&*challenge));
+    let target = "/token?scope=repository:team/app:pull";
+    let exchange = Request::new(tokens.address(), "GET", target);
+    let text = exchange.whole().await.text();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let token = format!("Bearer {}", json["token"].as_str().unwrap());
+    assert_eq!(json["expires_in"], 300);
+
+    let shown = blob_of(&upstream, &blob).header("Authorization", token);
+    shown.send().await.is(&blob).await;
+    tokens.expire();
+    assert_eq!(shown.whole().await.head.status, 401);
+    assert_eq!((tokens.exchanges(), upstream.connections()), (1, 3));
+}
+
+#[tokio::test]
+async fn the_fakes_notice_credentials_that_nobody_asked_for() {
+    let tokens = TokenServer::start().await;
+    let upstream = FakeRegistry::start().await;
+    upstream.require_token(&tokens);
+    let target = "/token?scope=repository:team/other:pull";
+    let other = Request::new(tokens.address(), "GET", target);
+    let json: serde_json::Value = serde_json::from_str(&other.whole().await.text()).unwrap();
+    let token = format!("Bearer {}", json["token"].as_str().unwrap());
+    let blob = Blob::random(KIB);
+    for value in [token.as_str(), "Bearer made-up", "Basic Zm9vOmJhcg=="] {
+        let before = upstream.violations().len();
+        let request = blob_of(&upstream, &blob).header("Authorization", value);
+        request.whole().await;
+        assert_eq!(upstream.violations().len(), before + 1, "{value}");
+    }
+    upstream.forgive();
+    let host = BlobHost::start().await;
+    let link = host.serve(&blob);
+    let (_, target) = link.split_once("/v2/").unwrap();
+    let request = Request::new(host.address(), "GET", format!("/v2/{target}"));
+    request.send().await.is(&blob).await;
+    assert!(host.violations().is_empty());
+    request.header("Authorization", token).whole().await;
+    assert_eq!(host.violations().len(), 1);
+    host.forgive();
+}
+
+#[tokio::test]
+async fn the_fake_sends_elsewhere_and_counts() {
+    let upstream = FakeRegistry::start().await;
+    upstream.redirect(get("/blobs/"), 302, "/elsewhere?{n}");
+    let blob = Blob::random(KIB);
+    for n in 0..2 {
+        let whole = blob_of(&upstream, &blob).whole().await;
+        let location = format!("/elsewhere?{n}");
+        assert_eq!(whole.head.status, 302);
+        assert_eq!(whole.head.header("location"), Some(location.as_str()));
+    }
 }

@@ -6,6 +6,8 @@
 
 pub(crate) mod binary;
 pub(crate) mod proxy;
+pub(crate) mod token;
+pub(crate) mod host;
 pub(crate) mod registry;
 mod reply;
 pub(crate) mod script;
@@ -18,9 +20,11 @@ use std::time::Duration;
 pub(crate) use binary::Binary;
 pub(crate) use blob::{Blob, Image, Manifest};
 pub(crate) use client::{Answer, Connection, End, Head, Request, Whole};
+pub(crate) use host::BlobHost;
 pub(crate) use proxy::{ProxyBuilder, TestProxy};
 pub(crate) use registry::{At, FakeRegistry};
 pub(crate) use script::{Fault, any, get, head};
+pub(crate) use token::TokenServer;
 
 /// One mebibyte.
 pub(crate) const MIB: usize = 1 << 20;

@@ -4,8 +4,8 @@
 //! after an exact byte, and counts of the bytes that really left. Tests synchronise with it by [`Gate`]s, which hold an
 //! answer until the test has seen what it waits for, and by its log.
 //!
-//! It judges, too: whoever drops it learns of credentials that were sent here and of a blob that was asked for whole while
-//! it was still being sent.
+//! It judges, too: whoever drops it learns of credentials that were sent here without having been asked for, and of a blob
+//! that was asked for whole while it was still being sent.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::blob::{Blob, Image, Manifest};
-use super::reply::{Delivery, Repository, Trouble};
-use super::script::{Fault, Script, Target, Turns};
+use super::reply::{CHALLENGE, Delivery, Reply, Repository, Trouble};
+use super::script::{Fault, Redirect, Script, Target, Turns};
+use super::token::{Guard, Issuer, TokenServer};
 use super::within;
 
 /// A registry on loopback.
@@ -105,6 +106,12 @@ struct State {
     busy: usize,
     busiest: usize,
     extra_headers: Vec<(String, String)>,
+    redirects: Vec<Redirect>,
+    /// Who may come in; nobody need show anything without one.
+    guard: Option<Guard>,
+    /// What gives out tokens here.
+    issuer: Option<Arc<Issuer>>,
+    connections: usize,
     allows_concurrent_transfers: bool,
     violations: Vec<String>,
 }
@@ -118,11 +125,16 @@ struct Busy<'a> {
 impl FakeRegistry {
     /// Listens on a port of its own.
     pub(crate) async fn start() -> Self {
+        Self::start_at("127.0.0.1").await
+    }
+
+    /// Listens on a port of its own at one of the addresses of loopback.
+    pub(crate) async fn start_at(host: &str) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             ticks: watch::Sender::new(0),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let power = Power::on(listener, Arc::clone(&shared));
         Self {
@@ -232,6 +244,39 @@ impl FakeRegistry {
         self.shared.state.lock().script.clear();
     }
 
+    /// Sends the requests at `target` elsewhere; `{n}` in `location` is how many were sent there before. Of several the one
+    /// added last is meant, and a fault comes first.
+    pub(crate) fn redirect(&self, target: Target, status: u16, location: impl Into<String>) {
+        let redirect = Redirect::new(target, status, location.into());
+        self.shared.state.lock().redirects.push(redirect);
+    }
+
+    /// Answers 401 in every repository until a token comes that this server gave out for it.
+    pub(crate) fn require_token(&self, server: &TokenServer) {
+        self.challenge(server, BEARER);
+    }
+
+    /// As [`FakeRegistry::require_token`], with a challenge of the test's own words; `{realm}` and `{scope}` in it are replaced.
+    pub(crate) fn challenge(&self, server: &TokenServer, challenge: &str) {
+        let guard = Guard::new(server, challenge);
+        self.shared.state.lock().guard = Some(guard);
+    }
+
+    /// Gives out tokens at `/token`.
+    pub(super) fn issue(&self, issuer: Arc<Issuer>) {
+        self.shared.state.lock().issuer = Some(issuer);
+    }
+
+    /// What was seen that must not be.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.shared.state.lock().violations.clone()
+    }
+
+    /// Forgets what was seen that must not be.
+    pub(crate) fn forgive(&self) {
+        self.shared.state.lock().violations.clear();
+    }
+
     /// Lets a blob be asked for whole while it is being sent, which is otherwise a failure of the test.
     pub(crate) fn allow_concurrent_transfers(&self) {
         self.shared.state.lock().allows_concurrent_transfers = true;
@@ -263,6 +308,11 @@ impl FakeRegistry {
     /// How many requests at `target` came so far.
     pub(crate) fn count(&self, target: &Target) -> usize {
         self.seen(target).len()
+    }
+
+    /// How many connections were made, whatever came over them.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.state.lock().connections
     }
 
     /// Bytes of body that were sent for the requests at `target`.
@@ -378,6 +428,7 @@ impl Power {
                     // Nothing is lost by cancelling an accept or a wait for a task.
                     accepted = listener.accept() => {
                         let (stream, _) = accepted.unwrap();
+                        shared.state.lock().connections += 1;
                         connections.spawn(converse(Arc::clone(&shared), stream));
                     }
                     Some(ended) = connections.join_next() => {
@@ -404,10 +455,11 @@ impl Shared {
     /// Notes a request down; what must not be is remembered.
     fn admit(&self, seen: &Seen) -> (usize, Busy<'_>, Option<Fault>) {
         let mut state = self.state.lock();
-        if let Some(value) = seen.header("authorization") {
-            let violation = format!("credentials at {}: {value}", seen.path);
-            state.violations.push(violation);
-        }
+        let wrong = seen.header("authorization").and_then(|value| {
+            let known = state.guard.as_ref().is_some_and(|it| it.knows(value, seen));
+            (!known).then(|| format!("credentials at {}: {value}", seen.path))
+        });
+        state.violations.extend(wrong);
         let whole_of = (seen.method == "GET" && seen.header("range").is_none())
             .then(|| seen.path.split_once("/blobs/"))
             .flatten()
@@ -467,6 +519,9 @@ impl Shared {
         }
         // What is held is the answer to the request as it came: whatever changes meanwhile is news.
         let delivery = self.state.lock().delivery(seen, fault);
+        if !matches!(delivery.reply.status, 200 | 206) {
+            busy.is_no_transfer();
+        }
         while let Some((_, gate)) = self.gate(seen, None, 0) {
             held(stream, &gate).await?;
         }
@@ -514,11 +569,31 @@ impl Shared {
 }
 
 impl State {
-    fn delivery(&self, seen: &Seen, fault: Option<Fault>) -> Delivery {
-        let mut delivery = Delivery::of(&self.repositories, seen, fault);
+    fn delivery(&mut self, seen: &Seen, fault: Option<Fault>) -> Delivery {
+        let mut delivery = match self.instead(seen) {
+            Some(reply) => Delivery::whole(reply, seen, fault),
+            None => Delivery::of(&self.repositories, seen, fault),
+        };
+        if let Some(guard) = self.guard.as_ref().filter(|_| delivery.reply.status == 401) {
+            delivery.reply.set(CHALLENGE, &guard.challenge(seen));
+        }
         let extra = self.extra_headers.iter().cloned();
         delivery.reply.headers.extend(extra);
         delivery
+    }
+
+    /// What is answered to this request before anybody looks for content.
+    fn instead(&mut self, seen: &Seen) -> Option<Reply> {
+        if self.guard.as_ref().is_some_and(|it| !it.admits(seen)) {
+            return Some(Reply::error(401));
+        }
+        let mut redirects = self.redirects.iter_mut().rev();
+        if let Some(redirect) = redirects.find(|it| it.is_for(&seen.method, &seen.path)) {
+            let reply = Reply::new(redirect.status, "text/html", "<a>here</a>");
+            return Some(reply.with("Location", &redirect.next()));
+        }
+        let issuer = self.issuer.as_ref().filter(|_| seen.path == "/token")?;
+        Some(Reply::new(200, "application/json", issuer.issue(seen)))
     }
 }
 
@@ -539,6 +614,9 @@ impl Drop for Busy<'_> {
         self.shared.tick();
     }
 }
+
+/// What registries say who want a token.
+const BEARER: &str = r#"Bearer realm="{realm}",service="fake",scope="{scope}""#;
 
 /// Bytes written at once.
 const PIECE: usize = 64 << 10;

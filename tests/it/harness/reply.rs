@@ -74,6 +74,11 @@ impl Delivery {
             _ => Ranges::Honoured,
         };
         let reply = Reply::to(repositories, seen).ranged(seen, ranges);
+        Self::whole(reply, seen, fault)
+    }
+
+    /// This answer to a request, as the fault wants it.
+    pub(super) fn whole(reply: Reply, seen: &Seen, fault: Option<Fault>) -> Self {
         let mut delivery = Self {
             length: Some(reply.body.len()),
             bodiless: seen.method == "HEAD",
@@ -210,7 +215,7 @@ impl Reply {
         reply.unwrap_or_else(|| Self::error(404))
     }
 
-    fn new(status: u16, media_type: &str, body: impl Into<Bytes>) -> Self {
+    pub(super) fn new(status: u16, media_type: &str, body: impl Into<Bytes>) -> Self {
         Self {
             status,
             headers: vec![("Content-Type".to_owned(), media_type.to_owned())],
@@ -219,12 +224,12 @@ impl Reply {
         }
     }
 
-    fn error(status: u16) -> Self {
+    pub(super) fn error(status: u16) -> Self {
         let body = json!({ "errors": [{ "code": "FAKE", "message": "the fake's own words" }] });
         let reply = Self::new(status, "application/json", body.to_string());
         match status {
             401 => reply.with(
-                "WWW-Authenticate",
+                CHALLENGE,
                 r#"Bearer realm="http://token.invalid/",service="fake""#,
             ),
             _ => reply,
@@ -238,12 +243,12 @@ impl Reply {
             .with("Accept-Ranges", "bytes")
     }
 
-    fn with(mut self, name: &str, value: &str) -> Self {
+    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub(super) fn set(&mut self, name: &str, value: &str) {
         self.headers.retain(|(it, _)| it != name);
         self.headers.push((name.to_owned(), value.to_owned()));
     }
@@ -326,6 +331,7 @@ impl Repository {
     }
 }
 
+pub(super) const CHALLENGE: &str = "WWW-Authenticate";
 const DIGEST: &str = "Docker-Content-Digest";
 
 /// These bytes as gzip, not made any smaller.

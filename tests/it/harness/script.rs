@@ -69,6 +69,15 @@ pub(crate) struct Rule {
     fault: Fault,
 }
 
+/// Where some requests are sent instead of being answered.
+#[derive(Debug)]
+pub(super) struct Redirect {
+    target: Target,
+    pub(super) status: u16,
+    location: String,
+    count: usize,
+}
+
 /// The faults of one fake.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
@@ -114,6 +123,29 @@ impl Turns {
         let due = self.take > 0;
         self.take = self.take.saturating_sub(1);
         due
+    }
+}
+
+impl Redirect {
+    pub(super) fn new(target: Target, status: u16, location: String) -> Self {
+        Self {
+            target,
+            status,
+            location,
+            count: 0,
+        }
+    }
+
+    /// Whether this request is sent elsewhere.
+    pub(super) fn is_for(&self, method: &str, path: &str) -> bool {
+        self.target.matches(method, path)
+    }
+
+    /// Where it is sent; counts it.
+    pub(super) fn next(&mut self) -> String {
+        let location = self.location.replace("{n}", &self.count.to_string());
+        self.count += 1;
+        location
     }
 }
 

@@ -1,0 +1,176 @@
+//! A token server, and the registry's side of it: who is let in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::registry::{FakeRegistry, Seen};
+use super::script::{Target, get};
+
+/// A token server on loopback: a [`FakeRegistry`] in what it is asked, and in what it lets tests do, which gives out tokens
+/// at `/token`. Whoever drops it learns of credentials.
+#[derive(Debug)]
+pub(crate) struct TokenServer {
+    inner: FakeRegistry,
+    issuer: Arc<Issuer>,
+}
+
+/// What gives out tokens, and knows them again.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    state: Mutex<State>,
+}
+
+/// The registry's side: lets in whoever has a token for the repository.
+#[derive(Debug)]
+pub(super) struct Guard {
+    issuer: Arc<Issuer>,
+    /// With `{realm}` and `{scope}`.
+    challenge: String,
+    realm: String,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The key of a token in the answer.
+    key: &'static str,
+    expires_in: Option<u64>,
+    /// Whether the registry will take what is given out.
+    is_trusted: bool,
+    /// By token: its scope, and whether the registry takes it.
+    issued: BTreeMap<String, (String, bool)>,
+}
+
+impl TokenServer {
+    /// Listens on a port of its own.
+    pub(crate) async fn start() -> Self {
+        let inner = FakeRegistry::start().await;
+        let issuer = Arc::new(Issuer {
+            state: Mutex::new(State {
+                key: "token",
+                expires_in: Some(300),
+                is_trusted: true,
+                issued: BTreeMap::new(),
+            }),
+        });
+        inner.issue(Arc::clone(&issuer));
+        Self { inner, issuer }
+    }
+
+    /// Where tokens are had.
+    pub(crate) fn realm(&self) -> String {
+        format!("http://{}/token", self.inner.address())
+    }
+
+    /// Names the token in its answers by this key.
+    pub(crate) fn answer_with(&self, key: &'static str) {
+        self.issuer.state.lock().key = key;
+    }
+
+    /// Says how many seconds a token is good for, or does not say.
+    pub(crate) fn expire_in(&self, seconds: Option<u64>) {
+        self.issuer.state.lock().expires_in = seconds;
+    }
+
+    /// Whether the registry takes the tokens that are given out from now on.
+    pub(crate) fn trust(&self, is_trusted: bool) {
+        self.issuer.state.lock().is_trusted = is_trusted;
+    }
+
+    /// Has the registry take none of the tokens any more that were given out so far.
+    pub(crate) fn expire(&self) {
+        for (_, is_good) in self.issuer.state.lock().issued.values_mut() {
+            *is_good = false;
+        }
+    }
+
+    /// How often a token was asked for.
+    pub(crate) fn exchanges(&self) -> usize {
+        self.inner.count(&Self::exchange())
+    }
+
+    /// The requests for tokens.
+    pub(crate) fn exchange() -> Target {
+        get("/token")
+    }
+}
+
+impl std::ops::Deref for TokenServer {
+    type Target = FakeRegistry;
+
+    fn deref(&self) -> &FakeRegistry {
+        &self.inner
+    }
+}
+
+impl Issuer {
+    /// The answer to a request for a token: a new one for the scope that was asked for.
+    pub(super) fn issue(&self, seen: &Seen) -> String {
+        let query = seen.query.as_deref().unwrap_or_default();
+        let scope = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "scope");
+        let scope = scope.map(|(_, scope)| scope.into_owned());
+        let mut state = self.state.lock();
+        let token = format!("{TOKEN}-{}", state.issued.len());
+        let mut answer = json!({ (state.key): token });
+        if let (Some(seconds), Some(answer)) = (state.expires_in, answer.as_object_mut()) {
+            answer.insert("expires_in".to_owned(), seconds.into());
+        }
+        let is_trusted = state.is_trusted;
+        let known = (scope.unwrap_or_default(), is_trusted);
+        state.issued.insert(token, known);
+        answer.to_string()
+    }
+
+    /// The scope of a token, and whether the registry takes it.
+    fn issued(&self, authorization: &str) -> Option<(String, bool)> {
+        let token = authorization.strip_prefix("Bearer ")?;
+        self.state.lock().issued.get(token).cloned()
+    }
+}
+
+impl Guard {
+    pub(super) fn new(server: &TokenServer, challenge: &str) -> Self {
+        Self {
+            issuer: Arc::clone(&server.issuer),
+            challenge: challenge.to_owned(),
+            realm: server.realm(),
+        }
+    }
+
+    /// What a request to this path has to show.
+    pub(super) fn challenge(&self, seen: &Seen) -> String {
+        let scope = scope(&seen.path).unwrap_or_default();
+        let challenge = self.challenge.replace("{realm}", &self.realm);
+        challenge.replace("{scope}", &scope)
+    }
+
+    /// Whether this was given out for what is asked here, good or not.
+    pub(super) fn knows(&self, authorization: &str, seen: &Seen) -> bool {
+        let issued = self.issuer.issued(authorization);
+        issued.is_some_and(|(issued, _)| scope(&seen.path).is_none_or(|it| it == issued))
+    }
+
+    /// Whether this request is let in.
+    pub(super) fn admits(&self, seen: &Seen) -> bool {
+        let Some(scope) = scope(&seen.path) else {
+            return true;
+        };
+        let issued = seen
+            .header("authorization")
+            .and_then(|it| self.issuer.issued(it));
+        issued.is_some_and(|(issued, is_good)| is_good && issued == scope)
+    }
+}
+
+/// What every token begins with, and nobody else may learn.
+pub(crate) const TOKEN: &str = "s3cr3t-token";
+
+/// The scope of pulling what a path names; none where the path is in no repository.
+fn scope(path: &str) -> Option<String> {
+    let path = path.strip_prefix("/v2/")?;
+    let kinds = ["/manifests/", "/blobs/", "/tags/", "/referrers/"];
+    let (name, _) = kinds.iter().find_map(|kind| path.rsplit_once(kind))?;
+    Some(format!("repository:{name}:pull"))
+}
