@@ -16,6 +16,7 @@ mod tags;
 mod routes;
 mod errors;
 mod auth;
+mod redirect;
 mod faults;
 mod grants;
 mod evict;
