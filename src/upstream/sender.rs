@@ -196,7 +196,11 @@ impl Sender {
         let (Some(bearer), Some(name)) = (bearer, question.endpoint.name()) else {
             return Ok(None);
         };
-        let _exchange = place.exchange().await;
+        // Many who wait for a silent token server wait at once, and not one after the other.
+        let patience = self.patience();
+        let Ok(_exchange) = timeout(patience, place.exchange()).await else {
+            return Err(self.silent(self.host.clone(), patience));
+        };
         // Somebody else may have had it refreshed meanwhile.
         if let Some(token) = place.token().filter(|it| Some(it) != rejected.as_ref()) {
             return Ok(Some(token));
@@ -260,7 +264,7 @@ impl Sender {
     ) -> Result<Response<Incoming>, Error> {
         let host = host_of(request.uri());
         let began = Instant::now();
-        let patience = self.config.connect_timeout + self.config.first_byte_timeout;
+        let patience = self.patience();
         let response = match timeout(patience, transport.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(source)) => Err(Error::Unreachable { host, source }),
@@ -317,6 +321,11 @@ impl Sender {
             host: self.host.clone(),
             fault,
         }
+    }
+
+    /// How long a request may wait for its response head.
+    fn patience(&self) -> Duration {
+        self.config.connect_timeout + self.config.first_byte_timeout
     }
 
     fn silent(&self, host: String, waited: Duration) -> Error {
