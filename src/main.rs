@@ -67,6 +67,9 @@ fn serve(config: Config) -> u8 {
     start_log(config.log);
     raise_open_files();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Each fill holds a thread that writes and hashes; the others are for short work.
+    let fills = config.cache.fills_max.min(FILL_THREADS_MAX);
+    builder.max_blocking_threads(fills + SHORT_THREADS_MAX);
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => {
@@ -110,10 +113,14 @@ async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
     }
 }
 
+const SHORT_THREADS_MAX: usize = 256;
+const FILL_THREADS_MAX: usize = 8192;
+
 /// The signals that ask the process to stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -121,14 +128,20 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
     /// Waits for the next one and returns its name. Cancel-safe: a signal is not lost.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    warn!("SIGHUP reloads nothing in this version: restart to change the configuration");
+                }
+            }
         }
     }
 }

@@ -245,7 +245,14 @@ fn read_addresses(
         addresses.push(local(5000));
     }
     let admin = admin_listen.or(local(9555), SocketAddr::to_string, |given| given.address())?;
-    if admin.value.port() != 0 && addresses.contains(&admin.value) {
+    // An address that stands for all takes the port of each.
+    let clashes = |it: &SocketAddr| {
+        let same_family = it.is_ipv4() == admin.value.is_ipv4();
+        let either_is_all = it.ip().is_unspecified() || admin.value.ip().is_unspecified();
+        it.port() == admin.value.port()
+            && (it.ip() == admin.value.ip() || (same_family && either_is_all))
+    };
+    if admin.value.port() != 0 && addresses.iter().any(clashes) {
         let (at, value) = (admin.at, admin.text);
         let taken = "the registry API listens there".to_owned();
         return Err(Error::Taken { at, value, taken });

@@ -23,6 +23,8 @@ pub fn declared_media_type(bytes: &[u8]) -> Result<Option<MediaType>, InvalidMan
     struct Head<'a> {
         #[serde(borrow, default)]
         media_type: Option<Cow<'a, str>>,
+        #[serde(default)]
+        schema_version: Option<u64>,
     }
 
     // A sequence would do for a struct of one field.
@@ -31,6 +33,10 @@ pub fn declared_media_type(bytes: &[u8]) -> Result<Option<MediaType>, InvalidMan
     }
     let head: Head<'_> =
         serde_json::from_slice(bytes).map_err(|error| InvalidManifest(Some(error)))?;
+    // Whatever it is labelled: the digest of docker's schema 1 is not that of its bytes.
+    if head.schema_version == Some(1) {
+        return Err(InvalidManifest(None));
+    }
     let parsed = head.media_type.map(|text| MediaType::parse(&text));
     parsed.transpose().map_err(|_| InvalidManifest(None))
 }
@@ -54,6 +60,7 @@ mod tests {
             r#"{"mediaType":3}"#,
             r#"{"mediaType":"x"}"#,
             "{",
+            r#"{"schemaVersion":1}"#,
         ] {
             assert!(declared(bad).is_err(), "{bad}");
         }

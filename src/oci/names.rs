@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::digest::{Digest, InvalidDigest};
+use super::digest::Digest;
 
 /// A repository's name, the spec's `<name>`: path components of lower-case letters and digits, separated within by one
 /// dot, one or two underscores, or any number of dashes (distribution-spec, "Pulling manifests").
@@ -165,12 +165,6 @@ impl fmt::Display for Reference {
             Self::Tag(tag) => tag.fmt(f),
             Self::Digest(digest) => fmt::Display::fmt(digest, f),
         }
-    }
-}
-
-impl From<InvalidDigest> for InvalidTag {
-    fn from(_: InvalidDigest) -> Self {
-        Self
     }
 }
 

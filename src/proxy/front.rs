@@ -71,7 +71,7 @@ impl Proxy {
             ),
             manifests,
             tags,
-            listings: Listings::new(config.manifest_bytes_max),
+            listings: Listings::new(),
             answer_timeout: config.answer_timeout,
         })
     }

@@ -21,22 +21,21 @@ use crate::upstream;
 #[derive(Debug)]
 pub(super) struct Listings {
     heard: Memory<Key, (Instant, Arc<upstream::Listing>)>,
-    bytes_max: u64,
 }
 
 type Key = (Namespace, String);
 
 impl Listings {
-    pub(super) fn new(bytes_max: u64) -> Self {
-        let weigh = |_: &Key, (_, listing): &(Instant, Arc<upstream::Listing>)| {
-            u32::try_from(listing.bytes.len()).unwrap_or(u32::MAX)
+    pub(super) fn new() -> Self {
+        let weigh = |(_, path): &Key, (_, listing): &(Instant, Arc<upstream::Listing>)| {
+            u32::try_from(ENTRY_BYTES + path.len() + listing.bytes.len()).unwrap_or(u32::MAX)
         };
         let heard = Memory::builder()
             .max_capacity(HEARD_BYTES_MAX)
             .weigher(weigh)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { heard, bytes_max }
+        Self { heard }
     }
 
     pub(super) async fn pull(
@@ -52,7 +51,8 @@ impl Listings {
             format!("{}?{query}", endpoint.path()),
         );
         let upstream = registry.upstream();
-        let (listing, outcome) = match upstream.listing(endpoint, &query, self.bytes_max).await {
+        let listed = upstream.listing(endpoint, &query, LISTING_BYTES_MAX).await;
+        let (listing, outcome) = match listed.and_then(|it| plausible(registry, it, is_tags)) {
             Ok(listing) => {
                 let listing = Arc::new(listing);
                 self.heard
@@ -73,6 +73,7 @@ impl Listings {
                 }
             }
         };
+        let link = listing.next.as_deref().map(|next| link(asked, next));
         let bytes = if is_tags {
             renamed(&listing.bytes, &asked.name).ok_or_else(|| {
                 let fault = upstream::Fault::Listing;
@@ -88,7 +89,7 @@ impl Listings {
         Ok(Listing {
             bytes,
             media_type: listing.media_type.clone(),
-            link: listing.next.as_deref().map(|next| link(asked, next)),
+            link,
             filters_applied: listing.filters_applied.clone(),
             outcome,
         })
@@ -102,20 +103,52 @@ const PAGE_MAX: u64 = 1000;
 const PAIRS_MAX: usize = 8;
 const PAIR_BYTES_MAX: usize = 1024;
 
+/// Tag lists of one page are larger than manifests may be: a hundred thousand tags are some megabytes.
+const LISTING_BYTES_MAX: u64 = 16 << 20;
+/// What an entry costs besides its bytes.
+const ENTRY_BYTES: usize = 512;
+
+/// A list that is one, with a link that can be followed: anything else is somebody's web page.
+fn plausible(
+    registry: &Registry,
+    listing: upstream::Listing,
+    is_tags: bool,
+) -> Result<upstream::Listing, upstream::Error> {
+    let key = if is_tags { "tags" } else { "manifests" };
+    let value: Option<Value> = serde_json::from_slice(&listing.bytes).ok();
+    let is_list =
+        value.is_some_and(|it| it.get(key).is_some_and(|it| it.is_array() || it.is_null()));
+    // A pair that does not go on would lead to the first page again, for ever.
+    let can_follow = listing.next.as_deref().is_none_or(|next| {
+        let pairs = form_urlencoded::parse(next.as_bytes());
+        let mut sizes = pairs.map(|(key, value)| key.len() + value.len());
+        sizes.clone().count() <= PAIRS_MAX && sizes.all(|size| size <= PAIR_BYTES_MAX)
+    });
+    if is_list && can_follow {
+        Ok(listing)
+    } else {
+        Err(super::manifest::invalid(registry, upstream::Fault::Listing))
+    }
+}
+
 /// The client's query as upstream gets it: without `ns`, bounded, and rendered anew.
 fn forwarded(query: Option<&str>, is_tags: bool) -> String {
     let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let mut out = form_urlencoded::Serializer::new(String::new());
     let pairs =
         pairs.filter(|(key, value)| key != "ns" && key.len() + value.len() <= PAIR_BYTES_MAX);
+    let mut has_page = false;
     for (key, value) in pairs.take(PAIRS_MAX) {
-        match value.parse::<u64>() {
-            Ok(n) if is_tags && key == "n" => {
-                out.append_pair(&key, &n.min(PAGE_MAX).to_string());
-            }
-            Ok(_) | Err(_) => {
-                out.append_pair(&key, &value);
-            }
+        if !(is_tags && key == "n") {
+            out.append_pair(&key, &value);
+            continue;
+        }
+        // One page size, a whole number, and not more than registries like.
+        let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && !has_page {
+            has_page = true;
+            let n = value.parse().unwrap_or(PAGE_MAX).min(PAGE_MAX);
+            out.append_pair(&key, &n.to_string());
         }
     }
     out.finish()
@@ -165,7 +198,8 @@ mod tests {
         let cases = [
             (None, ""),
             (Some("ns=a.io&n=100000&last=b"), "n=1000&last=b"),
-            (Some("n=abc"), "n=abc"),
+            (Some("n=abc&n=-1&n=7&n=8"), "n=7"),
+            (Some("n=99999999999999999999999"), "n=1000"),
             (Some("a=b%0d%0ac"), "a=b%0D%0Ac"),
             (Some(long.as_str()), "n=5"),
         ];

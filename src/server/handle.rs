@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -32,7 +32,7 @@ pub(super) struct Front {
 /// A body that tells how it ended.
 pub(super) type MeteredBody = Metered<ResponseBody, Box<dyn FnOnce(End, u64) + Send>>;
 
-/// The one log line of a request.
+/// The one log line of a request, and what is counted with it; written when it is dropped.
 struct Line {
     id: String,
     peer: SocketAddr,
@@ -41,7 +41,10 @@ struct Line {
     labels: Labels,
     status: StatusCode,
     began: Instant,
-    first_byte: Duration,
+    /// `None` while there is no head.
+    first_byte: Option<Duration>,
+    end: Option<(End, u64)>,
+    metrics: Metrics,
 }
 
 /// Answers one request.
@@ -51,22 +54,23 @@ pub(super) async fn handle(
     connection: ConnectionHandle,
     request: Request<Incoming>,
 ) -> Result<Response<MeteredBody>, Infallible> {
-    let began = Instant::now();
     let id = format!("{:016x}", rand::random::<u64>());
     let route = front.proxy.route(requested(&request));
-    let mut labels = labels_of(&route);
-    let answering = AssertUnwindSafe(answer(&front, &request, &route, &id)).catch_unwind();
+    let mut line = Line::of(&front, peer, &request, &route, id);
+    let answering = AssertUnwindSafe(answer(&front, &request, &route, &line.id)).catch_unwind();
     let (response, outcome) = Box::pin(answering).await.unwrap_or_else(|_| {
-        error!(request = id, "a request's code panicked");
+        error!(request = line.id, "a request's code panicked");
         (respond::panicked(), "failed")
     });
-    labels.outcome = outcome;
+    let is_head = request.method() == http::Method::HEAD;
+    let response = if is_head {
+        respond::without_body(response)
+    } else {
+        response
+    };
     let (mut head, body) = response.into_parts();
-    head.headers.extend(
-        HeaderValue::from_str(&id)
-            .ok()
-            .map(|value| (REQUEST_ID, value)),
-    );
+    let value = HeaderValue::from_str(&line.id).ok();
+    head.headers.extend(value.map(|value| (REQUEST_ID, value)));
     if let Ok(Route {
         namespace: Some(namespace),
         ..
@@ -76,26 +80,13 @@ pub(super) async fn handle(
         head.headers
             .extend(value.map(|value| (OCI_NAMESPACE, value)));
     }
-    let line = Line {
-        id,
-        peer,
-        method: request.method().clone(),
-        path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),
-        labels,
-        status: head.status,
-        began,
-        first_byte: began.elapsed(),
-    };
-    front
-        .metrics
-        .answered(&line.labels, line.status, line.first_byte);
-    let (sent, metrics) = (connection.sent.clone(), front.metrics.clone());
+    line.answered(head.status, outcome);
+    let sent = connection.sent.clone();
     let on_end: Box<dyn FnOnce(End, u64) + Send> = Box::new(move |end, bytes| {
         if end == End::Failed {
             connection.break_off();
         }
-        metrics.ended(&line.labels, end, bytes);
-        line.write(end, bytes);
+        line.ended(end, bytes);
     });
     Ok(Response::from_parts(head, Metered::new(body, sent, on_end)))
 }
@@ -160,7 +151,51 @@ async fn answer(
 }
 
 impl Line {
-    fn write(&self, end: End, bytes: u64) {
+    fn of(
+        front: &Front,
+        peer: SocketAddr,
+        request: &Request<Incoming>,
+        route: &Result<Route, Error>,
+        id: String,
+    ) -> Self {
+        Self {
+            id,
+            peer,
+            method: request.method().clone(),
+            path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),
+            labels: labels_of(route),
+            status: *CLIENT_LEFT,
+            began: Instant::now(),
+            first_byte: None,
+            end: None,
+            metrics: front.metrics.clone(),
+        }
+    }
+
+    /// The head is about to go out.
+    fn answered(&mut self, status: StatusCode, outcome: &'static str) {
+        self.status = status;
+        self.labels.outcome = outcome;
+        let waited = self.began.elapsed();
+        self.first_byte = Some(waited);
+        self.metrics.answered(&self.labels, status, waited);
+    }
+
+    /// The body has ended.
+    fn ended(mut self, end: End, bytes: u64) {
+        self.end = Some((end, bytes));
+    }
+}
+
+impl Drop for Line {
+    /// Writes the line, once, whatever became of the request: a client that leaves before its answer leaves this.
+    fn drop(&mut self) {
+        let (end, bytes) = self.end.unwrap_or((End::Abandoned, 0));
+        if self.first_byte.is_none() {
+            self.metrics
+                .answered(&self.labels, self.status, self.began.elapsed());
+        }
+        self.metrics.ended(&self.labels, end, bytes);
         info!(
             request = self.id,
             peer = %self.peer,
@@ -171,7 +206,7 @@ impl Line {
             outcome = self.labels.outcome,
             status = self.status.as_u16(),
             bytes,
-            first_byte_ms = millis(self.first_byte),
+            first_byte_ms = self.first_byte.map(millis),
             total_ms = millis(self.began.elapsed()),
             end = end_label(end),
             "request"
@@ -179,6 +214,9 @@ impl Line {
     }
 }
 
+/// What is logged of a request whose client left before it was answered; nginx's number for it, which no client sees.
+static CLIENT_LEFT: LazyLock<StatusCode> =
+    LazyLock::new(|| StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT));
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How much of a path a log line shows: more than the longest valid one.
 const PATH_SHOWN_MAX: usize = 600;

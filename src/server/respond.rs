@@ -24,6 +24,19 @@ pub(super) struct Wanted<'a> {
     pub(super) version: Version,
 }
 
+/// The answer to a HEAD: everything but the body, whose length is still said (RFC 9110 §9.3.2).
+pub(super) fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact()
+        && length > 0
+        && !head.headers.contains_key(CONTENT_LENGTH)
+    {
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, ResponseBody::empty())
+}
+
 /// What part of the content goes out.
 enum Part {
     Nothing(StatusCode),
@@ -53,7 +66,9 @@ pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<Response
     registry_headers(headers);
     headers.insert(CONTENT_TYPE, JSON);
     if let Some(after) = error.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        // A part of a second is one more to wait.
+        let seconds = after.as_millis().div_ceil(1000).max(1);
+        set(headers, RETRY_AFTER, &seconds.to_string());
     }
     if matches!(error, Error::Request(RequestFault::Method)) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

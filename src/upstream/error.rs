@@ -109,8 +109,8 @@ pub enum Fault {
     /// A tag names a manifest that is not there.
     #[error("the tag names a manifest that is not there")]
     Vanished,
-    /// The body is no list of tags.
-    #[error("the body is no list of tags")]
+    /// The body is no list of tags or referrers, or its link cannot be followed.
+    #[error("the body is no list, or its link cannot be followed")]
     Listing,
     /// Neither a digest nor a way to compute one.
     #[error("the answer has no digest")]
