@@ -394,13 +394,19 @@ async fn wait_for(mut follower: Follower, digest: &Digest) -> Result<(), Error> 
     }
 }
 
-/// The type of a manifest that is here, as upstream's head and its own body agree on it.
+/// The type of a manifest that is here, as upstream's head and its own body agree on it; they must agree on the size, too.
 fn agreed_type(
     registry: &Registry,
     bytes: &Bytes,
     head: &ManifestHead,
 ) -> Result<MediaType, Error> {
-    media_type_of(bytes, head.media_type.as_ref()).map_err(|fault| {
+    let contradicts = head.size.is_some_and(|size| size != bytes.len() as u64);
+    let agreed = if contradicts {
+        Err(Fault::Digest)
+    } else {
+        media_type_of(bytes, head.media_type.as_ref())
+    };
+    agreed.map_err(|fault| {
         let (subject, source) = (Subject::Manifest, Arc::new(invalid(registry, fault)));
         Error::Upstream { subject, source }
     })
