@@ -419,3 +419,22 @@ async fn a_published_file_that_is_lost_is_a_miss() {
     proxy.pull_blob(APP, &blob).await;
     assert_eq!(upstream.count(&get(blob.digest())), 2);
 }
+
+#[tokio::test]
+async fn wrong_bytes_on_the_way_around_the_cache_are_not_asked_for_again_at_once() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("cache.size", "1MiB")
+        .set("limits.manifest_bytes", "64KiB")
+        .start()
+        .await;
+    let blob = Blob::random(LEN);
+    upstream.serve_blob(APP, &blob);
+    upstream.always(get(blob.digest()), Fault::Corrupt(LEN - 1));
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_broken(&whole, &blob);
+    let before = upstream.log().len();
+    let refused = proxy.blob(APP, blob.digest()).whole().await;
+    assert_eq!(refused.head.status, 502, "{}", refused.text());
+    assert_eq!(upstream.log().len(), before);
+}

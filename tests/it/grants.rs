@@ -290,3 +290,69 @@ async fn a_grant_by_head_is_enough_to_read() {
     proxy.pull_blob(APP, layer).await;
     assert_eq!(upstream.count(&any(APP)), 1);
 }
+
+#[tokio::test]
+async fn a_joiner_does_not_get_somebody_elses_404() {
+    for (repository, endpoint) in [(PUBLIC, "blobs"), (APP, "manifests")] {
+        let (upstream, proxy) = pair().await;
+        let blob = Blob::random(MIB);
+        upstream.serve_blob(APP, &blob);
+        let target = format!("/v2/{repository}/{endpoint}/{}", blob.digest());
+        let gate = upstream.hold(get(&target), At::Head);
+        let first = proxy.get(&target).dispatch().await;
+        gate.reached().await;
+        let second = proxy.blob(APP, blob.digest()).dispatch().await;
+        proxy
+            .wait_for_metric("layerhold_followers", &[], |it| it >= 2.0)
+            .await;
+        gate.open();
+        let missing = first.head("GET").await.whole().await;
+        assert_eq!(missing.head.status, 404, "{target}");
+        second.head("GET").await.is(&blob).await;
+    }
+}
+
+#[tokio::test]
+async fn a_proof_that_contradicts_grants_nothing() {
+    for fault in [Fault::WrongDigestHeader, Fault::ShortLength, Fault::Html200] {
+        let (upstream, proxy, secret) = scene().await;
+        upstream.serve_image(APP, "v1", &secret);
+        upstream.always(head(APP), fault);
+        let layer = proxy.blob(APP, secret.layers[0].digest());
+        for _ in 0..2 {
+            let whole = layer.whole().await;
+            assert_eq!(whole.head.status, 502, "{fault:?}: {:?}", whole.head);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proof_of_a_manifest_that_contradicts_grants_nothing() {
+    for fault in [Fault::WrongDigestHeader, Fault::Html200] {
+        let (upstream, proxy, secret) = scene().await;
+        upstream.serve_image(APP, "v1", &secret);
+        upstream.always(head(APP), fault);
+        let manifest = proxy.manifest(APP, secret.manifest.digest());
+        for _ in 0..2 {
+            let whole = manifest.whole().await;
+            assert_eq!(whole.head.status, 502, "{fault:?}: {:?}", whole.head);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_whose_head_is_refused_is_described_and_proven_by_a_get() {
+    let (upstream, proxy, secret) = scene().await;
+    upstream.serve_image(APP, "v1", &secret);
+    upstream.always(head(APP), Fault::Status(405));
+    let cold = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v2", &cold);
+    for manifest in [&secret.manifest, &cold.manifest] {
+        let target = format!("/v2/{APP}/manifests/{}", manifest.digest());
+        let head = proxy.head(target).whole().await;
+        let digest = head.is(200, b"").header("docker-content-digest");
+        assert_eq!(digest, Some(manifest.digest()));
+        let pulled = proxy.pull_manifest(APP, manifest.digest()).await;
+        assert_eq!(pulled.bytes, manifest.bytes());
+    }
+}

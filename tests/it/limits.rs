@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::harness::proxy::sum;
 use crate::harness::{
-    APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, poll,
+    APP, At, Binary, Blob, Connection, End, FakeRegistry, Image, KIB, MIB, TestProxy, get, pair,
+    poll,
 };
 
 /// Long after the short timeouts of these tests, long before the default ones.
@@ -233,4 +234,25 @@ async fn a_connection_serves_one_request_after_another() {
         connection = back;
     }
     assert_eq!(proxy.metric("layerhold_connections", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_manifest_does_not_wait_behind_slow_fills() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("limits.fills", 1)
+        .start()
+        .await;
+    let blob = Blob::random(2 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(MIB));
+    let slow = proxy.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+    let images = [Image::random(&[KIB]), Image::random(&[KIB])];
+    upstream.serve_image(APP, "v1", &images[0]);
+    upstream.serve_image(APP, "v2", &images[1]);
+    proxy.pull_manifest(APP, "v1").await;
+    proxy.pull_manifest(APP, images[1].manifest.digest()).await;
+    gate.open();
+    slow.is(&blob).await;
 }

@@ -275,3 +275,40 @@ async fn each_port_has_its_own_business() {
     assert!(media_type.starts_with("text/plain"), "{media_type}");
     assert!(upstream.log().is_empty());
 }
+
+#[tokio::test]
+async fn an_error_as_the_answer_to_head_is_complete() {
+    let (_upstream, proxy) = pair().await;
+    for target in ["/v2/team/app/manifests/missing", "/v2/team/mischief"] {
+        let status = proxy.head(target).whole().await.head.status;
+        assert_eq!(status, 404, "{target}");
+    }
+    proxy
+        .wait_for_metric("layerhold_responses_total", &[("end", "complete")], |it| {
+            it == 2.0
+        })
+        .await;
+    let abandoned = [("end", "abandoned")];
+    let abandoned = proxy.metric("layerhold_responses_total", &abandoned).await;
+    assert_eq!(abandoned, 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_its_answer_is_counted() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Head);
+    let client = proxy.blob(APP, blob.digest()).dispatch().await;
+    gate.reached().await;
+    drop(client);
+    proxy
+        .wait_for_metric("layerhold_requests_total", &[("status", "499")], |it| {
+            it == 1.0
+        })
+        .await;
+    let abandoned = [("end", "abandoned")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &abandoned, |it| it == 1.0)
+        .await;
+}

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crate::harness::{APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, get, pair};
+use crate::harness::proxy::ONE;
+use crate::harness::{
+    APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, get, head, pair,
+};
 
 #[tokio::test]
 async fn pitfall_46_what_was_pulled_is_served_after_a_start_without_any_upstream() {
@@ -123,4 +126,77 @@ async fn a_second_instance_on_the_same_directory_is_refused_at_once() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("cache"), "{said}");
     assert!(began.elapsed().as_secs() < 10);
+}
+
+#[tokio::test]
+async fn an_empty_version_is_a_first_start() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream);
+    fs::create_dir_all(builder.dir()).unwrap();
+    fs::write(builder.dir().join("VERSION"), "").unwrap();
+    let proxy = builder.start().await;
+    let blob = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn a_grant_that_was_torn_in_its_type_is_none() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[KIB]);
+    let digest = image.manifest.digest();
+    upstream.serve_image(APP, "v1", &image);
+    proxy.pull_manifest(APP, digest).await;
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    let file = builder.dir().join("upstreams").join(ONE);
+    let file = file.join(APP).join("_granted");
+    assert!(fs::read_to_string(&file).unwrap().contains(digest));
+    let torn = format!("manifest {digest} application/vnd.oci.image.ma");
+    fs::write(&file, torn).unwrap();
+    let proxy = builder.start().await;
+    let pulled = proxy.pull_manifest(APP, digest).await;
+    let media_type = pulled.head.header("content-type");
+    assert_eq!(media_type, Some(image.manifest.media_type()));
+    assert_eq!(upstream.count(&head(digest)), 1);
+}
+
+#[tokio::test]
+async fn a_manifest_that_was_damaged_between_two_runs_is_not_served() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[KIB]);
+    let digest = image.manifest.digest();
+    upstream.serve_image(APP, "v1", &image);
+    proxy.pull_manifest(APP, digest).await;
+    let stored = |it| it == 1.0;
+    proxy
+        .wait_for_metric("layerhold_cache_blobs", &[], stored)
+        .await;
+    let file = proxy.published(digest);
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[9] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let proxy = builder.start().await;
+    let pulled = proxy.pull_manifest(APP, digest).await;
+    assert_eq!(pulled.bytes, image.manifest.bytes());
+    assert_eq!(upstream.count(&get(digest)), 2);
+    let quarantined = proxy.metric("layerhold_quarantined_total", &[]).await;
+    assert_eq!(quarantined, 1.0);
+}
+
+#[tokio::test]
+async fn a_blob_that_was_emptied_between_two_runs_is_a_miss() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(MIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+    let file = proxy.published(blob.digest());
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    fs::write(&file, "").unwrap();
+    let proxy = builder.start().await;
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 2);
 }

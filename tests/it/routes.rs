@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::harness::blob::OCI_INDEX;
 use crate::harness::proxy::{ONE, TWO};
 use crate::harness::{
-    APP, Blob, Connection, FakeRegistry, Image, KIB, Manifest, Request, TestProxy, Whole, any, get,
-    pair,
+    APP, Blob, Connection, FakeRegistry, Fault, Image, KIB, Manifest, Request, TestProxy, Whole,
+    any, get, pair,
 };
 
 /// Two upstreams that hold different bytes under the same name, and a proxy that knows the second by a host as well.
@@ -418,4 +418,47 @@ async fn referrers_are_passed_on_and_a_404_stays_one() {
     assert_eq!(whole.head.header("content-type"), Some(OCI_INDEX));
     let filters = whole.head.header("oci-filters-applied");
     assert_eq!(filters, Some("artifactType"));
+}
+
+#[tokio::test]
+async fn of_several_links_in_one_field_the_next_is_followed() {
+    let (upstream, proxy) = pair().await;
+    upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+    let links = "</v2/x?last=a>; rel=\"prev\", </v2/x?last=b>; rel=\"next\"";
+    upstream.add_header("Link", links);
+    let page = proxy.get(format!("/v2/{APP}/tags/list")).whole().await;
+    assert_eq!(page.head.status, 200);
+    let link = format!("</v2/{APP}/tags/list?last=b>; rel=\"next\"");
+    assert_eq!(page.head.header("link"), Some(link.as_str()));
+}
+
+#[tokio::test]
+async fn a_link_that_cannot_go_on_does_not_lead_to_the_first_page_again() {
+    let (upstream, proxy) = pair().await;
+    upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+    let link = format!("</v2/x?last={}>; rel=\"next\"", "a".repeat(1100));
+    upstream.add_header("Link", &link);
+    let page = proxy.get(format!("/v2/{APP}/tags/list")).whole().await;
+    assert_eq!(page.head.status, 502, "{}", page.text());
+}
+
+#[tokio::test]
+async fn a_page_of_more_than_can_be_counted_is_a_large_one() {
+    let (upstream, proxy) = pair().await;
+    upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+    let target = format!("/v2/{APP}/tags/list?n=99999999999999999999999");
+    assert_eq!(proxy.get(target).whole().await.head.status, 200);
+    let seen = upstream.seen(&get("/tags/list"));
+    assert_eq!(seen[0].query.as_deref(), Some("n=1000"));
+}
+
+#[tokio::test]
+async fn a_web_page_is_no_referrers_and_stands_in_for_none() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[KIB]);
+    let target = format!("/v2/{APP}/referrers/{}", image.manifest.digest());
+    upstream.always(get("/referrers/"), Fault::Html200);
+    assert_eq!(proxy.get(&target).whole().await.head.status, 502);
+    upstream.stop().await;
+    assert_eq!(proxy.get(&target).whole().await.head.status, 502);
 }

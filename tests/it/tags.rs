@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use crate::harness::blob::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::harness::proxy::TWO;
 use crate::harness::{
-    APP, At, FakeRegistry, Fault, Image, KIB, TestProxy, any, get, head, pair, poll,
+    APP, At, FakeRegistry, Fault, Image, KIB, TestProxy, any, get, head, lose, pair, poll,
 };
 
 const REVALIDATED: &str = "layerhold; hit; detail=revalidated";
@@ -429,4 +429,80 @@ async fn the_old_version_is_still_there_by_its_digest_when_upstream_is_gone() {
     let stale = proxy.pull_manifest(APP, "v1").await;
     assert_eq!(stale.bytes, new.manifest.bytes());
     assert_eq!(stale.head.cache_status(), STALE);
+}
+
+#[tokio::test]
+async fn a_fresh_tag_whose_manifest_is_gone_is_asked_about_anew() {
+    let (upstream, proxy, old) = pulled("1h").await;
+    let proxy = proxy.restart().await;
+    lose(&proxy.published(old.manifest.digest()));
+    upstream.always(any(old.manifest.digest()), Fault::Status(404));
+    let new = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &new);
+    let pulled = proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(pulled.bytes, new.manifest.bytes());
+}
+
+#[tokio::test]
+async fn head_and_get_agree_after_upstreams_head_lied() {
+    for fault in [Fault::ShortLength, Fault::Type(DOCKER_MANIFEST)] {
+        for fresh_for in ["0s", "1h"] {
+            let upstream = FakeRegistry::start().await;
+            let proxy = TestProxy::in_front_of(&upstream)
+                .set("freshness.fresh_for", fresh_for)
+                .start()
+                .await;
+            upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+            upstream.always(head("/v1"), fault);
+            let get = proxy.pull_manifest(APP, "v1").await;
+            let target = format!("/v2/{APP}/manifests/v1");
+            let head = proxy.head(target).whole().await;
+            for name in ["content-type", "content-length"] {
+                let (head, get) = (head.head.header(name), get.head.header(name));
+                assert_eq!(head, get, "{fault:?}, {fresh_for}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_moved_tag_whose_manifest_does_not_come_is_stale_at_once_the_second_time() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("timeouts.answer", "10s")
+        .set("timeouts.first_byte", "200ms")
+        .set("freshness.retry_after", "1m")
+        .start()
+        .await;
+    let old = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &old);
+    proxy.pull_manifest(APP, "v1").await;
+    let new = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &new);
+    upstream.always(get("/manifests/"), Fault::Silence);
+    let stale = proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(stale.head.cache_status(), STALE);
+
+    let before = upstream.count(&get(""));
+    let again = proxy.pull_manifest(APP, "v1").await;
+    let target = format!("/v2/{APP}/manifests/v1");
+    let head = proxy.head(target).whole().await;
+    assert_eq!(again.bytes, old.manifest.bytes());
+    assert_eq!(again.head.cache_status(), STALE);
+    let digest = head.is(200, b"").header("docker-content-digest");
+    assert_eq!(digest, Some(old.manifest.digest()));
+    assert_eq!(upstream.count(&get("")), before);
+}
+
+#[tokio::test]
+async fn a_refusal_stays_the_last_word_through_an_outage() {
+    for status in [401, 403] {
+        let (upstream, proxy, _) = pulled("0s").await;
+        upstream.always(any(""), Fault::Status(status));
+        let refused = proxy.manifest(APP, "v1").whole().await;
+        assert_eq!(refused.head.status, status);
+        upstream.always(any(""), Fault::Status(503));
+        let failed = proxy.manifest(APP, "v1").whole().await;
+        assert!(matches!(failed.head.status, 502 | 503), "{:?}", failed.head);
+    }
 }
