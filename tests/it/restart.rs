@@ -147,6 +147,10 @@ async fn a_grant_that_was_torn_in_its_type_is_none() {
     let digest = image.manifest.digest();
     upstream.serve_image(APP, "v1", &image);
     proxy.pull_manifest(APP, digest).await;
+    let stored = |it| it == 1.0;
+    proxy
+        .wait_for_metric("layerhold_cache_blobs", &[], stored)
+        .await;
     proxy.shut_down();
     let builder = proxy.stopped().await;
     let file = builder.dir().join("upstreams").join(ONE);
