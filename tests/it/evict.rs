@@ -55,6 +55,37 @@ async fn invariant_07_the_budget_holds_whatever_is_pulled() {
 }
 
 #[tokio::test]
+async fn what_is_remembered_of_a_blob_that_fills_the_budget_does_not_exceed_it() {
+    let (upstream, proxy) = scene().await;
+    let [whole] = blobs(&upstream, 40, 1).try_into().unwrap();
+    // Its grant has no room beside it: one of the two goes.
+    proxy.pull_blob(APP, &whole).await;
+    proxy.wait_for_fills("published", 1.0).await;
+    assert_within_budget(&proxy).await;
+}
+
+#[tokio::test]
+async fn who_reads_on_after_a_fill_has_ended_still_holds_its_place() {
+    let (upstream, proxy) = scene().await;
+    let blobs = blobs(&upstream, 16, 3);
+    let mut readers = Vec::new();
+    for blob in &blobs[..2] {
+        let mut reader = proxy.blob(APP, blob.digest()).send().await;
+        reader.read(KIB).await;
+        readers.push(reader);
+    }
+    proxy.wait_for_fills("published", 2.0).await;
+    // Nothing that is being read is evicted for it.
+    let third = proxy.blob(APP, blobs[2].digest()).send().await;
+    assert_eq!(third.head.cache_status(), "layerhold; fwd=bypass");
+    third.is(&blobs[2]).await;
+    assert_eq!(proxy.metric("layerhold_evictions_total", &[]).await, 0.0);
+    for (reader, blob) in readers.into_iter().zip(&blobs) {
+        reader.continues(blob, KIB).await;
+    }
+}
+
+#[tokio::test]
 async fn pitfall_22_a_hit_renews() {
     let (upstream, proxy) = scene().await;
     let blobs = blobs(&upstream, 12, 4);

@@ -328,7 +328,7 @@ async fn a_proof_that_contradicts_grants_nothing() {
 
 #[tokio::test]
 async fn a_proof_of_a_manifest_that_contradicts_grants_nothing() {
-    for fault in [Fault::WrongDigestHeader, Fault::Html200] {
+    for fault in [Fault::WrongDigestHeader, Fault::ShortLength, Fault::Html200] {
         let (upstream, proxy, secret) = scene().await;
         upstream.serve_image(APP, "v1", &secret);
         upstream.always(head(APP), fault);
