@@ -163,6 +163,10 @@ impl Repositories {
 
     /// Forgets a tag's answer. May block.
     pub(super) fn forget_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<()> {
+        // Most that is gone never was: asking for what is not there must not squeeze out what is.
+        if self.disk.read_tag(repository, tag)?.is_empty() {
+            return Ok(());
+        }
         let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
         let former = self.disk.read_tag(repository, tag)?.len() as u64;

@@ -256,3 +256,28 @@ async fn a_manifest_does_not_wait_behind_slow_fills() {
     gate.open();
     slow.is(&blob).await;
 }
+
+#[tokio::test]
+async fn asking_for_repositories_that_are_not_there_forgets_none_that_is() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("cache.repositories_max", 2)
+        .start()
+        .await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    let layer = &image.layers[0];
+    proxy.wait_for_hit(APP, layer).await;
+    for n in 0..5 {
+        let missing = proxy.manifest(&format!("nobody/app{n}"), "v1");
+        assert_eq!(missing.whole().await.head.status, 404);
+        let missing = proxy.blob(&format!("nobody/app{n}"), image.manifest.digest());
+        assert_eq!(missing.whole().await.head.status, 404);
+    }
+    upstream.quiet().await;
+    // Still granted: nobody has to prove anything.
+    let before = upstream.log().len();
+    let hit = proxy.pull_blob(APP, layer).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
+    assert_eq!(upstream.log().len(), before);
+}
