@@ -82,7 +82,52 @@ pub(super) struct Upstream {
     pub(super) hosts: Option<Value>,
     pub(super) fresh_for: Option<Value>,
     pub(super) usable_for: Option<Value>,
+    pub(super) offline: Option<Value>,
     pub(super) tags: Vec<Tags>,
+    pub(super) mirror: Vec<Mirror>,
+    pub(super) username: Option<Value>,
+    pub(super) password_file: Option<Value>,
+    pub(super) password_env: Option<Value>,
+    pub(super) credential_helper: Option<Value>,
+    pub(super) token_realms: Option<Value>,
+    pub(super) redirect_networks: Option<Value>,
+    pub(super) ca_file: Option<Value>,
+    pub(super) client_certificate: Option<Value>,
+    pub(super) client_key: Option<Value>,
+    pub(super) proxy: Option<Value>,
+}
+
+/// One `[[upstream.mirror]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Mirror {
+    pub(super) url: Option<Value>,
+    pub(super) resolve: Option<Value>,
+    pub(super) username: Option<Value>,
+    pub(super) password_file: Option<Value>,
+    pub(super) password_env: Option<Value>,
+    pub(super) credential_helper: Option<Value>,
+    pub(super) token_realms: Option<Value>,
+    pub(super) redirect_networks: Option<Value>,
+    pub(super) ca_file: Option<Value>,
+    pub(super) client_certificate: Option<Value>,
+    pub(super) client_key: Option<Value>,
+    pub(super) proxy: Option<Value>,
+}
+
+/// The keys that a registry and its mirrors have in common: how each of them is reached, and as whom.
+#[derive(Debug, Default)]
+pub(super) struct Site {
+    pub(super) username: Option<Value>,
+    pub(super) password_file: Option<Value>,
+    pub(super) password_env: Option<Value>,
+    pub(super) credential_helper: Option<Value>,
+    pub(super) token_realms: Option<Value>,
+    pub(super) redirect_networks: Option<Value>,
+    pub(super) ca_file: Option<Value>,
+    pub(super) client_certificate: Option<Value>,
+    pub(super) client_key: Option<Value>,
+    pub(super) proxy: Option<Value>,
 }
 
 /// One entry of an upstream's `tags`
@@ -94,7 +139,53 @@ pub(super) struct Tags {
     pub(super) fresh_for: Option<Value>,
 }
 
+impl Upstream {
+    /// Takes out what it has in common with its mirrors.
+    pub(super) fn site(&mut self) -> Site {
+        Site {
+            username: self.username.take(),
+            password_file: self.password_file.take(),
+            password_env: self.password_env.take(),
+            credential_helper: self.credential_helper.take(),
+            token_realms: self.token_realms.take(),
+            redirect_networks: self.redirect_networks.take(),
+            ca_file: self.ca_file.take(),
+            client_certificate: self.client_certificate.take(),
+            client_key: self.client_key.take(),
+            proxy: self.proxy.take(),
+        }
+    }
+}
+
+impl Mirror {
+    /// Takes out what it has in common with the registry itself.
+    pub(super) fn site(&mut self) -> Site {
+        Site {
+            username: self.username.take(),
+            password_file: self.password_file.take(),
+            password_env: self.password_env.take(),
+            credential_helper: self.credential_helper.take(),
+            token_realms: self.token_realms.take(),
+            redirect_networks: self.redirect_networks.take(),
+            ca_file: self.ca_file.take(),
+            client_certificate: self.client_certificate.take(),
+            client_key: self.client_key.take(),
+            proxy: self.proxy.take(),
+        }
+    }
+}
+
 impl File {
+    /// The variables that passwords are read from: settings of ours, whatever they are called.
+    pub(super) fn variables(&self) -> Vec<&str> {
+        let upstreams = self.upstream.iter().flatten();
+        let named = upstreams.flat_map(|upstream| {
+            let mirrors = upstream.mirror.iter().map(|it| &it.password_env);
+            mirrors.chain([&upstream.password_env])
+        });
+        named.flatten().filter_map(Value::as_str).collect()
+    }
+
     /// Reads `text`, which came from `file`.
     pub(super) fn parse(file: &Path, text: &str) -> Result<Self, Error> {
         toml::from_str(text).map_err(|error| {
@@ -130,7 +221,7 @@ mod tests {
             ("lisen = 1", 1, "lisen"),
             ("\n[cash]\n", 2, "cash"),
             ("[cache]\n\nsise = 1\n", 3, "sise"),
-            ("[[upstream]]\nusername = \"robot\"", 2, "username"),
+            ("[[upstream]]\npassword = \"hush\"", 2, "password"),
             ("[[upstream]]\ntags = [{ math = \"x\" }]", 2, "math"),
         ] {
             let message = refusal(text);

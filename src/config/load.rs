@@ -22,14 +22,14 @@ use super::given::{FRESHNESS_MOST, Place, Setting, Sources, ordered};
 use super::names::{
     ADMIN_LISTEN, CACHE_DIR, CACHE_SIZE, CONFIG, LISTEN, LOG_FORMAT, LOG_LEVEL, check_variables,
 };
-use super::upstreams::{self, Defaults};
+use super::sites::{self, Defaults};
+use super::upstreams;
 
 impl Config {
     /// Puts together what was typed, the environment and the file, and checks the whole of it.
     ///
     /// Opens the configuration file and nothing else. An error is one line, its source included.
     pub fn load(options: &Options, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
-        check_variables(environment)?;
         let mut sources = Sources {
             environment,
             file: Arc::default(),
@@ -39,6 +39,7 @@ impl Config {
             None => sources.variable(CONFIG.variable)?.map(PathBuf::from),
         };
         let Some(path) = path else {
+            check_variables(environment, &[])?;
             return resolve(options, &sources, File::default());
         };
         let text = fs::read_to_string(&path).map_err(|source| {
@@ -46,6 +47,7 @@ impl Config {
             Error::Unreadable { file, source }
         })?;
         let file = File::parse(&path, &text)?;
+        check_variables(environment, &file.variables())?;
         sources.file = Arc::new(path);
         resolve(options, &sources, file)
     }
@@ -122,6 +124,7 @@ fn read_defaults(
         first_byte_timeout: timeouts.first_byte,
         idle_timeout: timeouts.idle,
         requests_max,
+        egress: sites::egress(sources)?,
     })
 }
 
@@ -336,9 +339,9 @@ pub(super) mod tests {
     /// Loads a file of this text, without touching a disk.
     fn load_with(options: &Options, pairs: &[(&str, &str)], text: &str) -> Result<Config, Error> {
         let environment = environment(pairs);
-        check_variables(&environment)?;
         let path = PathBuf::from("layerhold.toml");
         let file = File::parse(&path, text)?;
+        check_variables(&environment, &file.variables())?;
         let sources = Sources {
             environment: &environment,
             file: Arc::new(path),
@@ -348,6 +351,11 @@ pub(super) mod tests {
 
     pub(in crate::config) fn load(text: &str) -> Result<Config, Error> {
         load_with(&Options::default(), &[], text)
+    }
+
+    /// Loads a file of this text in this environment.
+    pub(in crate::config) fn load_in(pairs: &[(&str, &str)], text: &str) -> Result<Config, Error> {
+        load_with(&Options::default(), pairs, text)
     }
 
     pub(in crate::config) fn refusal(text: &str) -> String {
@@ -393,11 +401,11 @@ pub(super) mod tests {
         );
         let hub = &config.proxy.upstreams[0];
         assert_eq!(hub.namespace.as_str(), "docker.io");
-        assert_eq!(hub.connection.url.host(), Some("registry-1.docker.io"));
-        assert_eq!(hub.connection.connect_timeout, secs(5));
-        assert_eq!(hub.connection.first_byte_timeout, secs(10));
-        assert_eq!(hub.connection.idle_timeout, secs(30));
-        assert_eq!(hub.connection.requests_max, 64);
+        assert_eq!(hub.connection.own.url.host(), Some("registry-1.docker.io"));
+        assert_eq!(hub.connection.own.connect_timeout, secs(5));
+        assert_eq!(hub.connection.own.first_byte_timeout, secs(10));
+        assert_eq!(hub.connection.own.idle_timeout, secs(30));
+        assert_eq!(hub.connection.own.requests_max, 64);
         assert_eq!(hub.freshness.fresh_for, Duration::ZERO);
         assert_eq!(hub.freshness.usable_for, 7 * DAY);
         assert_eq!(hub.freshness.retry_after, secs(5));

@@ -14,6 +14,8 @@
 mod report;
 mod load;
 mod upstreams;
+mod sites;
+mod addresses;
 mod effective;
 mod file;
 mod given;

@@ -12,8 +12,12 @@ pub(super) struct Name {
 }
 
 /// Refuses a misspelt variable, which would otherwise be a setting that silently does nothing.
-pub(super) fn check_variables(environment: &BTreeMap<String, String>) -> Result<(), Error> {
-    let known = |name: &str| NAMES.iter().any(|it| it.variable == name);
+/// Those that the file names are ours, too.
+pub(super) fn check_variables(
+    environment: &BTreeMap<String, String>,
+    named: &[&str],
+) -> Result<(), Error> {
+    let known = |name: &str| NAMES.iter().any(|it| it.variable == name) || named.contains(&name);
     let stray = environment
         .keys()
         .find(|name| name.starts_with("LAYERHOLD_") && !known(name) && !is_service_link(name));
@@ -94,7 +98,7 @@ mod tests {
 
     fn is_let_pass(name: &str) -> bool {
         let environment = [(name.to_owned(), "x".to_owned())];
-        check_variables(&environment.into_iter().collect()).is_ok()
+        check_variables(&environment.into_iter().collect(), &[]).is_ok()
     }
 
     #[test]

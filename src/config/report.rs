@@ -8,8 +8,10 @@ use tracing::Level;
 use crate::cache::{self, Share};
 use crate::net::{DurationText, SizeText};
 use crate::proxy::{Freshness, UpstreamConfig};
+use crate::upstream::{CredentialSource, Egress, MirrorConfig, SiteConfig};
 
 use super::effective::{Config, Log, LogFormat};
+use super::sites::{NO_PROXY, no_egress};
 
 impl Config {
     /// The whole of it as TOML, defaults included. Reading it back gives the same configuration. It holds no secret: an
@@ -71,7 +73,7 @@ impl Config {
             DurationText(self.proxy.answer_timeout)
         )?;
         if let Some(upstream) = self.proxy.upstreams.first() {
-            let connection = &upstream.connection;
+            let connection = &upstream.connection.own;
             writeln!(
                 out,
                 "connect = \"{}\"",
@@ -114,7 +116,7 @@ impl Config {
             writeln!(
                 out,
                 "requests_per_upstream = {}",
-                upstream.connection.requests_max
+                upstream.connection.own.requests_max
             )?;
         }
         writeln!(out, "bypasses = {}", self.proxy.bypasses_max)
@@ -160,9 +162,7 @@ fn write_upstream(
 ) -> fmt::Result {
     writeln!(out, "\n[[upstream]]")?;
     writeln!(out, "namespace = {}", quoted(&upstream.namespace))?;
-    // A URI without a path is shown with one.
-    let url = upstream.connection.url.to_string();
-    writeln!(out, "url = {}", quoted(url.trim_end_matches('/')))?;
+    write_url(out, &upstream.connection.own)?;
     if upstream.default {
         writeln!(out, "default = true")?;
     }
@@ -193,7 +193,98 @@ fn write_upstream(
         }
         writeln!(out, "]")?;
     }
-    Ok(())
+    if upstream.connection.offline {
+        writeln!(out, "offline = true")?;
+    }
+    write_site(out, &upstream.connection.own)?;
+    upstream
+        .connection
+        .mirrors
+        .iter()
+        .try_for_each(|it| write_mirror(out, it))
+}
+
+fn write_mirror(out: &mut String, mirror: &MirrorConfig) -> fmt::Result {
+    writeln!(out, "\n[[upstream.mirror]]")?;
+    write_url(out, &mirror.site)?;
+    if !mirror.resolves {
+        writeln!(out, "resolve = false")?;
+    }
+    write_site(out, &mirror.site)
+}
+
+fn write_url(out: &mut String, site: &SiteConfig) -> fmt::Result {
+    // A URI without a path is shown with one.
+    let url = site.url.to_string();
+    let url = url.trim_end_matches('/');
+    match &site.prefix {
+        Some(prefix) => writeln!(out, "url = {}", quoted(format_args!("{url}/{prefix}"))),
+        None => writeln!(out, "url = {}", quoted(url)),
+    }
+}
+
+/// How a site is reached, and as whom. Passwords are not known here but for those of variables, which stay where they are.
+fn write_site(out: &mut String, site: &SiteConfig) -> fmt::Result {
+    match &site.credential {
+        Some(CredentialSource::File {
+            username,
+            password_file,
+        }) => {
+            writeln!(out, "username = {}", quoted(username))?;
+            writeln!(out, "password_file = {}", quoted(password_file.display()))?;
+        }
+        Some(CredentialSource::Variable {
+            username, variable, ..
+        }) => {
+            writeln!(out, "username = {}", quoted(username))?;
+            writeln!(out, "password_env = {}", quoted(variable))?;
+        }
+        Some(CredentialSource::Helper { program, .. }) => {
+            let program = program.display().to_string();
+            let name = program.strip_prefix("docker-credential-");
+            let name = quoted(name.unwrap_or(&program));
+            writeln!(out, "credential_helper = {name}")?;
+        }
+        None => {}
+    }
+    if !site.token_realms.is_empty() {
+        let realms = site.token_realms.iter().map(|realm| {
+            let realm = realm.to_string();
+            quoted(realm.trim_end_matches('/'))
+        });
+        writeln!(
+            out,
+            "token_realms = [{}]",
+            realms.collect::<Vec<_>>().join(", ")
+        )?;
+    }
+    if !site.redirect_networks.is_empty() {
+        let networks: Vec<_> = site.redirect_networks.iter().map(quoted).collect();
+        writeln!(out, "redirect_networks = [{}]", networks.join(", "))?;
+    }
+    if let Some(file) = &site.tls.ca_file {
+        writeln!(out, "ca_file = {}", quoted(file.display()))?;
+    }
+    if let Some(client) = &site.tls.client {
+        let certificate = quoted(client.certificate.display());
+        writeln!(out, "client_certificate = {certificate}")?;
+        writeln!(out, "client_key = {}", quoted(client.key.display()))?;
+    }
+    write_egress(out, &site.egress)
+}
+
+/// A proxy of the file's is a key; those of the environment are there already, and may have passwords.
+fn write_egress(out: &mut String, egress: &Egress) -> fmt::Result {
+    if *egress == no_egress() {
+        return writeln!(out, "proxy = {}", quoted(NO_PROXY));
+    }
+    match (&egress.http, &egress.https, &egress.except) {
+        (Some(http), Some(https), None) if http == https && !http.contains('@') => {
+            writeln!(out, "proxy = {}", quoted(http))
+        }
+        (None, None, _) => Ok(()),
+        _ => writeln!(out, "# proxy: as the environment has it"),
+    }
 }
 
 fn share(share: Share) -> String {
@@ -217,7 +308,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use crate::config::error::Error;
-    use crate::config::load::tests::{load, refusal};
+    use crate::config::load::tests::{load, load_in, refusal};
     use crate::config::names::NAMES;
     use crate::net::Chain;
 
@@ -230,12 +321,14 @@ mod tests {
     fn the_example_holds_every_key_at_its_default() {
         assert_eq!(load(EXAMPLE).unwrap().report(), load("").unwrap().report());
         let uncommented: String = EXAMPLE.lines().fold(String::new(), |mut text, line| {
-            let key = line.strip_prefix("# ").filter(|it| it.contains(" = "));
+            let key = line
+                .strip_prefix("# ")
+                .filter(|it| it.contains(" = ") || it.starts_with("[["));
             writeln!(text, "{}", key.unwrap_or(line)).unwrap();
             text
         });
         let example: toml::Table = uncommented.parse().unwrap();
-        load(&uncommented).unwrap();
+        load_in(&[("GHCR_TOKEN", "x")], &uncommented).unwrap();
         assert_eq!(keys_in(&example), documented_keys());
     }
 
@@ -288,7 +381,7 @@ mod tests {
         let Some((first, rest)) = path.split_first() else {
             return Value::Integer(1);
         };
-        let list = matches!(*first, "upstream" | "tags");
+        let list = matches!(*first, "upstream" | "tags" | "mirror");
         let inner = if list {
             Value::Array(vec![nested(rest)])
         } else {
@@ -314,7 +407,10 @@ mod tests {
              free_space_min = \"10GiB\"\nlow_watermark = \"92.5%\"\n[timeouts]\nconnect = \"250ms\"",
             "[[upstream]]\nnamespace = \"a.example:5000\"\nurl = \"http://a.example:5000\"\nfresh_for = \"8d\"\nusable_for = \"9d\"\n\
              [[upstream]]\nnamespace = \"localhost\"\nurl = \"http://[::1]:5001/\"\ndefault = true\nhosts = [\"x\", \"y:5000\"]\n\
-             tags = [{ match = '^\"v\\d+$', fresh_for = \"1d\" }]",
+             tags = [{ match = '^\"v\\d+$', fresh_for = \"1d\" }]\noffline = true\nusername = 'u'\npassword_file = '/p'\n\
+             token_realms = ['https://t.x']\nredirect_networks = ['10.0.0.0/8']\nca_file = '/c'\nclient_certificate = '/d'\nclient_key = '/k'\n\
+             proxy = 'egress:3128'\n[[upstream.mirror]]\nurl = 'https://m.x/hub/a'\nresolve = false\ncredential_helper = 'ecr-login'\n\
+             proxy = 'none'\n[[upstream.mirror]]\nurl = 'http://n.x:1'\ncredential_helper = '/opt/helper'",
         ] {
             let report = load(text).unwrap().report();
             assert_eq!(load(&report).unwrap().report(), report);

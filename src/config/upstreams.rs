@@ -1,9 +1,5 @@
 //! The closed list of upstreams: built in, or given by flag, variable or file.
 
-use std::time::Duration;
-
-use http::Uri;
-use http::uri::Authority;
 use regex::Regex;
 use toml::Value;
 
@@ -11,21 +7,12 @@ use crate::oci::Namespace;
 use crate::proxy::{Freshness, TagRule, UpstreamConfig};
 use crate::upstream;
 
+use super::addresses::{URL, is_authority, read_url};
 use super::error::{At, Error};
 use super::file;
-use super::given::{Given, Setting, Sources, ordered};
+use super::given::{Given, Sources, ordered};
 use super::names::UPSTREAM;
-
-/// What an upstream has unless its own keys say otherwise.
-pub(super) struct Defaults {
-    pub(super) fresh_for: Setting<Duration>,
-    pub(super) usable_for: Setting<Duration>,
-    pub(super) retry_after: Duration,
-    pub(super) connect_timeout: Duration,
-    pub(super) first_byte_timeout: Duration,
-    pub(super) idle_timeout: Duration,
-    pub(super) requests_max: usize,
-}
+use super::sites::{self, Defaults, Keys};
 
 /// The upstreams: those of the flags, else of the variable, else of the file, else the built-in ones.
 pub(super) fn resolve(
@@ -85,11 +72,9 @@ impl List {
         Ok(self.upstreams.push_mut(UpstreamConfig {
             namespace: name,
             connection: upstream::Config {
-                url: read_url(url)?,
-                connect_timeout: defaults.connect_timeout,
-                first_byte_timeout: defaults.first_byte_timeout,
-                idle_timeout: defaults.idle_timeout,
-                requests_max: defaults.requests_max,
+                own: sites::bare(read_url(url)?, defaults),
+                mirrors: Vec::new(),
+                offline: false,
             },
             default: false,
             hosts: Vec::new(),
@@ -121,7 +106,7 @@ impl List {
         &mut self,
         sources: &Sources<'_>,
         nth: usize,
-        table: file::Upstream,
+        mut table: file::Upstream,
         defaults: &Defaults,
     ) -> Result<(), Error> {
         // Messages name an upstream by its namespace; one that has none, or a wrong one, by its number.
@@ -133,6 +118,7 @@ impl List {
         let key = |name: &str| format!("upstream[{label}].{name}");
         let place = |name: &str, value| sources.key(&key(name), value);
 
+        let site = table.site();
         let namespace = place("namespace", table.namespace)
             .required(sources.at(&key("namespace")), NAMESPACE)?;
         let url = place("url", table.url).required(sources.at(&key("url")), URL)?;
@@ -141,6 +127,8 @@ impl List {
         let fresh_for = place("fresh_for", table.fresh_for).duration_or(&defaults.fresh_for)?;
         let usable_for = place("usable_for", table.usable_for).duration_or(&defaults.usable_for)?;
         ordered(&fresh_for, &usable_for, true)?;
+        let offline = place("offline", table.offline).given();
+        let offline = offline.map_or(Ok(false), |it| it.bool())?;
 
         let is_default = self.read_default(is_default.as_ref())?;
         let hosts = self.read_hosts(hosts)?;
@@ -149,6 +137,17 @@ impl List {
         upstream.hosts = hosts;
         upstream.freshness.fresh_for = fresh_for.value;
         upstream.freshness.usable_for = usable_for.value;
+        upstream.connection.offline = offline;
+        let keys = Keys {
+            sources,
+            table: format!("upstream[{label}]"),
+        };
+        sites::read(&keys, site, &mut upstream.connection.own)?;
+        for (nth, mirror) in table.mirror.into_iter().enumerate() {
+            let table = format!("upstream[{label}].mirror[{}]", nth + 1);
+            let mirror = sites::mirror(&Keys { sources, table }, mirror, defaults)?;
+            upstream.connection.mirrors.push(mirror);
+        }
         for rule in table.tags {
             let pattern = place("tags.match", rule.pattern)
                 .required(sources.at(&key("tags.match")), PATTERN)?;
@@ -209,42 +208,6 @@ impl List {
     }
 }
 
-fn read_url(given: &Given) -> Result<Uri, Error> {
-    let text = given.str(URL)?;
-    let wrong = || given.wrong(URL);
-    let uri: Uri = text.parse().map_err(|_| wrong())?;
-    let authority = uri.authority().map_or("", Authority::as_str);
-    let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-    let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
-    // The parser drops a fragment without a word.
-    if scheme && bare && is_authority(authority) && !text.contains('#') {
-        Ok(uri)
-    } else {
-        Err(wrong())
-    }
-}
-
-/// Whether `text` is a host, perhaps with a port, and nothing else.
-fn is_authority(text: &str) -> bool {
-    let Ok(authority) = text.parse::<Authority>() else {
-        return false;
-    };
-    let host = authority.host();
-    let name = host
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    let address = host
-        .strip_prefix('[')
-        .and_then(|it| it.strip_suffix(']'))
-        .is_some_and(|it| it.parse::<std::net::Ipv6Addr>().is_ok());
-    let port = match text.strip_prefix(host) {
-        Some("") => true,
-        Some(_) => authority.port_u16().is_some_and(|port| port != 0),
-        None => false,
-    };
-    !host.is_empty() && (name || address) && port
-}
-
 fn read_pattern(given: &Given) -> Result<Regex, Error> {
     let pattern = given.str(PATTERN)?;
     Regex::new(pattern).map_err(|error| {
@@ -273,16 +236,15 @@ const BUILT_IN: [(&str, &str); 8] = [
 
 const PAIR: &str = "NAMESPACE=URL such as `ghcr.io=https://ghcr.io`";
 const NAMESPACE: &str = "a namespace such as `ghcr.io` or `cache.example:5000`: a host in lower case with a dot or a port, or `localhost`";
-const URL: &str = "a registry's root such as `https://ghcr.io`: http or https, a host, perhaps a port, and no user, path or query";
 const HOSTS: &str = "a list of hosts such as `[\"hub.cache.example\"]`";
 const HOST: &str = "a host such as `hub.cache.example` or `hub.cache.example:5000`";
 const PATTERN: &str = "a regular expression such as `^v\\d+$`";
 
 #[cfg(test)]
 mod tests {
-    use crate::config::load::tests::{load, refusal};
+    use http::Uri;
 
-    use super::*;
+    use crate::config::load::tests::{load, refusal};
 
     #[test]
     fn a_wrong_upstream_is_named_by_its_namespace_or_number() {
@@ -326,7 +288,7 @@ A, default = true }, { namespace = 'b.c', url = 'http://b', default = true => b.
         ] {
             let config = load(&with(url)).unwrap();
             let expected: Uri = url.parse().unwrap();
-            assert_eq!(config.proxy.upstreams[0].connection.url, expected);
+            assert_eq!(config.proxy.upstreams[0].connection.own.url, expected);
         }
         for url in [
             "",
@@ -348,28 +310,6 @@ A, default = true }, { namespace = 'b.c', url = 'http://b', default = true => b.
                 refusal.starts_with("layerhold.toml: upstream[a.b].url: \""),
                 "{refusal}"
             );
-        }
-    }
-
-    #[test]
-    fn an_authority_is_a_host_and_perhaps_a_port() {
-        for text in [
-            "a",
-            "a.b",
-            "A.b:5000",
-            "127.0.0.1",
-            "127.0.0.1:1",
-            "[::1]",
-            "[::1]:5000",
-            "a_b.c",
-        ] {
-            assert!(is_authority(text), "{text}");
-        }
-        for text in [
-            "", ":1", "a:", "a:0", "a:65536", "a:b", "u@a", "u:p@a:1", "a/b", "a b", "::1", "[a]",
-            "[::1", "a%41",
-        ] {
-            assert!(!is_authority(text), "{text}");
         }
     }
 }

@@ -6,12 +6,14 @@ mod metered;
 mod conditional;
 mod range;
 mod units;
+mod secret;
 mod chain;
 
 pub use chain::Chain;
 pub use conditional::{if_range_allows, none_match};
 pub use metered::{End, Metered, Sent};
 pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
+pub use secret::Secret;
 pub use units::{
     DurationText, InvalidDuration, InvalidSize, SizeText, fuzz_units, parse_duration, parse_size,
 };

@@ -49,7 +49,7 @@ impl Registry {
     /// Whether names of one segment are official images here: Docker Hub's `debian` is `library/debian`.
     pub(super) fn has_library(&self) -> bool {
         self.config.namespace.as_str() == "docker.io"
-            || self.config.connection.url.host() == Some("registry-1.docker.io")
+            || self.config.connection.own.url.host() == Some("registry-1.docker.io")
     }
 
     /// What grants and tags of this repository belong to.

@@ -92,16 +92,17 @@ impl Upstream {
     ///
     /// When TLS cannot be set up.
     pub fn new(name: &str, config: Config, metrics: Metrics) -> Result<Self, TransportError> {
-        let requests_max = config.requests_max;
+        let own = config.own;
+        let requests_max = own.requests_max;
         Ok(Self {
-            idle_timeout: config.idle_timeout,
+            idle_timeout: own.idle_timeout,
             places: Arc::new(Semaphore::new(requests_max)),
             blob_places: Arc::new(Semaphore::new(
                 requests_max
                     .saturating_sub((requests_max / 4).max(1))
                     .max(1),
             )),
-            sender: Sender::new(name, config, metrics.clone())?,
+            sender: Sender::new(name, own, metrics.clone())?,
             metrics,
         })
     }

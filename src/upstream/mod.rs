@@ -22,7 +22,10 @@ mod metrics;
 mod config;
 
 pub use client::{BlobHead, Listing, Manifest, ManifestHead, Upstream};
-pub use config::Config;
+pub use config::{
+    AddressBook, ClientCertificate, Config, CredentialSource, Egress, MirrorConfig, SiteConfig,
+    TlsConfig,
+};
 pub use error::{Class, Error, Fault};
 pub use metrics::Metrics;
 pub use transfer::{Source, Transfer};

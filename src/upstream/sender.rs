@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::challenge::Challenge;
-use super::config::Config;
+use super::config::SiteConfig;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::party;
@@ -32,7 +32,7 @@ pub(super) struct Sender {
     /// The configured name, for metrics and logs.
     name: String,
     host: String,
-    config: Config,
+    config: SiteConfig,
     /// For the upstream itself.
     own: Transport,
     /// For whomever it names.
@@ -68,7 +68,7 @@ pub(super) struct Reply {
 impl Sender {
     pub(super) fn new(
         name: &str,
-        config: Config,
+        config: SiteConfig,
         metrics: Metrics,
     ) -> Result<Self, TransportError> {
         let (operators, upstreams) = Rule::pair();

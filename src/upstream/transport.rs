@@ -26,7 +26,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::address::AddressClass;
-use super::config::Config;
+use super::config::SiteConfig;
 use super::party;
 
 /// A pooled HTTP/1.1 client.
@@ -159,7 +159,7 @@ impl Service<Uri> for Dialer {
 }
 
 /// A client that dials by a rule. HTTP/1.1 only: a blob's throughput then hangs on no flow-control window but TCP's.
-pub(super) fn client(config: &Config, rule: Rule) -> Result<Transport, TransportError> {
+pub(super) fn client(config: &SiteConfig, rule: Rule) -> Result<Transport, TransportError> {
     let mut tcp = HttpConnector::new_with_resolver(Resolver { rule: rule.clone() });
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
