@@ -93,6 +93,37 @@ impl Endpoint {
         }
     }
 
+    /// The same operation on a repository whose name has `prefix` before it; `None` when that is too long for a name.
+    #[must_use]
+    pub fn under(&self, prefix: &RepositoryName) -> Option<Self> {
+        let name = |name: &RepositoryName| RepositoryName::parse(&format!("{prefix}/{name}")).ok();
+        Some(match self {
+            Self::Ping => Self::Ping,
+            Self::Manifest {
+                name: inner,
+                reference,
+            } => Self::Manifest {
+                name: name(inner)?,
+                reference: reference.clone(),
+            },
+            Self::Blob {
+                name: inner,
+                digest,
+            } => Self::Blob {
+                name: name(inner)?,
+                digest: *digest,
+            },
+            Self::Tags { name: inner } => Self::Tags { name: name(inner)? },
+            Self::Referrers {
+                name: inner,
+                digest,
+            } => Self::Referrers {
+                name: name(inner)?,
+                digest: *digest,
+            },
+        })
+    }
+
     /// A short name, for metrics.
     pub const fn label(&self) -> &'static str {
         match self {

@@ -196,10 +196,14 @@ impl Blobs {
         let (cache, refusals) = (self.cache.clone(), self.refusals.clone());
         self.tracker.spawn(async move {
             let digest = *filler.digest();
-            let Err(error) = fill(&cache, filler, sources, &repository).await else {
-                return;
+            let (error, blamed) = match fill(&cache, filler, sources, &repository).await {
+                Ok(()) => return,
+                Err(Unfilled { error, blamed }) => (error, blamed),
             };
-            refusals.remember(&repository, &digest, Subject::Blob, &error);
+            // Where a mirror sent wrong bytes, the next who asks gets the registry's own.
+            if !blamed {
+                refusals.remember(&repository, &digest, Subject::Blob, &error);
+            }
             let (namespace, name, chain) = (
                 &repository.namespace,
                 &repository.name,
@@ -303,20 +307,31 @@ pub(super) fn fill_error(error: FillError, digest: &Digest, subject: Subject) ->
     }
 }
 
+/// Why a blob did not come.
+struct Unfilled {
+    error: Error,
+    /// Whether that was a mirror's fault, which is not asked again soon.
+    blamed: bool,
+}
+
 /// Brings one blob into the cache: upstream's bytes, verified, granted, published.
 async fn fill(
     cache: &Cache,
     mut filler: Filler,
     sources: Vec<Source>,
     repository: &Repository,
-) -> Result<(), Error> {
+) -> Result<(), Unfilled> {
     let digest = *filler.digest();
     let failed = |filler: Filler, error: upstream::Error| {
         let source = Arc::new(error);
         filler.fail(Arc::new(Shared(Arc::clone(&source))));
-        Error::Upstream {
+        let error = Error::Upstream {
             subject: Subject::Blob,
             source,
+        };
+        Unfilled {
+            error,
+            blamed: false,
         }
     };
     filler.place().await;
@@ -347,7 +362,10 @@ async fn fill(
             Ok(())
         }
         Err(FillError::NotKept(_)) => Ok(()),
-        Err(error) => Err(fill_error(error, &digest, Subject::Blob)),
+        Err(error) => Err(Unfilled {
+            blamed: transfer.blame_mirrors(),
+            error: fill_error(error, &digest, Subject::Blob),
+        }),
     }
 }
 

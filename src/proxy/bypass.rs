@@ -166,6 +166,7 @@ impl Bypass {
         if let Some(digester) = self.digester.take()
             && digester.finish() != self.digest
         {
+            self.transfer.blame_mirrors();
             return Err(StreamError::Mismatch {
                 expected: self.digest,
             });

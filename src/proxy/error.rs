@@ -115,6 +115,7 @@ impl Error {
                 | upstream::Error::Cut { .. }
                 | upstream::Error::Short { .. }
                 | upstream::Error::Status { .. }
+                | upstream::Error::Offline { .. }
                 | upstream::Error::Invalid { .. } => StatusCode::BAD_GATEWAY,
             },
             Self::Mismatch { .. } | Self::Broken(_) => StatusCode::BAD_GATEWAY,
@@ -152,6 +153,7 @@ impl Error {
                     | upstream::Error::Short { .. }
                     | upstream::Error::Silent { .. }
                     | upstream::Error::Status { .. }
+                    | upstream::Error::Offline { .. }
                     | upstream::Error::Invalid { .. },
                     _,
                 ) => None,
@@ -177,6 +179,7 @@ impl Error {
                 | upstream::Error::Unreachable { .. }
                 | upstream::Error::Cut { .. }
                 | upstream::Error::Short { .. }
+                | upstream::Error::Offline { .. }
                 | upstream::Error::Invalid { .. } => None,
             },
             Self::Busy => Some(RETRY_AFTER),

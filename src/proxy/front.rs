@@ -46,7 +46,7 @@ impl Proxy {
         let registries: Vec<Arc<Registry>> = config
             .upstreams
             .iter()
-            .map(|upstream| Registry::new(upstream.clone(), metrics.clone()).map(Arc::new))
+            .map(|upstream| Registry::new(upstream.clone(), metrics).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let refusals = Refusals::new(config.negative_for);
         let manifests = Manifests::new(

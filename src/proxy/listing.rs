@@ -50,9 +50,16 @@ impl Listings {
             registry.namespace().clone(),
             format!("{}?{query}", endpoint.path()),
         );
+        let freshness = registry.listing_freshness();
+        if let Some((at, listing)) = self.heard.get(&key)
+            && at.elapsed() < freshness.fresh_for
+        {
+            return answer(registry, asked, is_tags, &listing, Outcome::Hit);
+        }
         let upstream = registry.upstream();
-        let listed = upstream.listing(endpoint, &query, LISTING_BYTES_MAX).await;
-        let (listing, outcome) = match listed.and_then(|it| plausible(registry, it, is_tags)) {
+        let plausible = |listing: &upstream::Listing| is_plausible(listing, is_tags);
+        let listed = upstream.listing(endpoint, &query, LISTING_BYTES_MAX, plausible);
+        let (listing, outcome) = match listed.await {
             Ok(listing) => {
                 let listing = Arc::new(listing);
                 self.heard
@@ -63,7 +70,7 @@ impl Listings {
                 let subject = Subject::Listing;
                 let source = Arc::new(error);
                 let error = Error::Upstream { subject, source };
-                let usable_for = registry.config().freshness.usable_for;
+                let usable_for = freshness.usable_for;
                 match self.heard.get(&key) {
                     Some((at, listing)) if error.is_unavailable() && at.elapsed() < usable_for => {
                         warn!(upstream = upstream.name(), error = %Chain(&error), "serving stale listing");
@@ -73,27 +80,38 @@ impl Listings {
                 }
             }
         };
-        let link = listing.next.as_deref().map(|next| link(asked, next));
-        let bytes = if is_tags {
-            renamed(&listing.bytes, &asked.name).ok_or_else(|| {
-                let fault = upstream::Fault::Listing;
-                let source = Arc::new(super::manifest::invalid(registry, fault));
-                Error::Upstream {
-                    subject: Subject::Listing,
-                    source,
-                }
-            })?
-        } else {
-            listing.bytes.clone()
-        };
-        Ok(Listing {
-            bytes,
-            media_type: listing.media_type.clone(),
-            link,
-            filters_applied: listing.filters_applied.clone(),
-            outcome,
-        })
+        answer(registry, asked, is_tags, &listing, outcome)
     }
+}
+
+/// A listing in the client's own words.
+fn answer(
+    registry: &Registry,
+    asked: &Asked,
+    is_tags: bool,
+    listing: &upstream::Listing,
+    outcome: Outcome,
+) -> Result<Listing, Error> {
+    let link = listing.next.as_deref().map(|next| link(asked, next));
+    let bytes = if is_tags {
+        renamed(&listing.bytes, &asked.name).ok_or_else(|| {
+            let fault = upstream::Fault::Listing;
+            let source = Arc::new(super::manifest::invalid(registry, fault));
+            Error::Upstream {
+                subject: Subject::Listing,
+                source,
+            }
+        })?
+    } else {
+        listing.bytes.clone()
+    };
+    Ok(Listing {
+        bytes,
+        media_type: listing.media_type.clone(),
+        link,
+        filters_applied: listing.filters_applied.clone(),
+        outcome,
+    })
 }
 
 const HEARD_BYTES_MAX: u64 = 16 << 20;
@@ -109,11 +127,7 @@ const LISTING_BYTES_MAX: u64 = 16 << 20;
 const ENTRY_BYTES: usize = 512;
 
 /// A list that is one, with a link that can be followed: anything else is somebody's web page.
-fn plausible(
-    registry: &Registry,
-    listing: upstream::Listing,
-    is_tags: bool,
-) -> Result<upstream::Listing, upstream::Error> {
+fn is_plausible(listing: &upstream::Listing, is_tags: bool) -> bool {
     let key = if is_tags { "tags" } else { "manifests" };
     let value: Option<Value> = serde_json::from_slice(&listing.bytes).ok();
     let is_list =
@@ -124,11 +138,7 @@ fn plausible(
         let mut sizes = pairs.map(|(key, value)| key.len() + value.len());
         sizes.clone().count() <= PAIRS_MAX && sizes.all(|size| size <= PAIR_BYTES_MAX)
     });
-    if is_list && can_follow {
-        Ok(listing)
-    } else {
-        Err(super::manifest::invalid(registry, upstream::Fault::Listing))
-    }
+    is_list && can_follow
 }
 
 /// The client's query as upstream gets it: without `ns`, bounded, and rendered anew.

@@ -16,7 +16,7 @@ use super::flights::Flights;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use crate::cache::{Cache, Content, FillError, Filler, Follower, Grant, Joined, Repository};
-use crate::oci::{self, Digest, MediaType, Reference, RepositoryName};
+use crate::oci::{Digest, MediaType, Reference, RepositoryName};
 use crate::upstream::{self, Fault, ManifestHead};
 
 /// Manifests by digest. Clones are the same.
@@ -194,28 +194,17 @@ impl Manifests {
             .upstream()
             .manifest(name, reference, self.bytes_max)
             .await?;
-        let invalid = |fault| invalid(registry, fault);
-        let algorithm = manifest
-            .head
-            .digest
-            .map_or(oci::Algorithm::Sha256, |it| it.algorithm());
-        let digest = Digest::of(algorithm, &manifest.bytes);
-        if manifest
-            .head
-            .digest
-            .is_some_and(|announced| announced != digest)
-        {
-            return Err(invalid(Fault::Digest));
-        }
-        let media_type =
-            media_type_of(&manifest.bytes, manifest.head.media_type.as_ref()).map_err(invalid)?;
+        let upstream::Manifest {
+            bytes,
+            digest,
+            media_type,
+        } = manifest;
         let repository = registry.repository(name);
-        let size = Some(manifest.bytes.len() as u64);
-        self.keep(&repository, &digest, &manifest.bytes, &media_type)
-            .await;
+        let size = Some(bytes.len() as u64);
+        self.keep(&repository, &digest, &bytes, &media_type).await;
         if let Joined::First(filler, _) = self.cache.join(&digest, &repository).await {
             // Not kept on disk: then it is served from memory.
-            let _ = self.cache.put(filler, manifest.bytes).await;
+            let _ = self.cache.put(filler, bytes).await;
         }
         Ok(ManifestHead {
             digest: Some(digest),
@@ -256,8 +245,13 @@ impl Manifests {
         let (sender, answer) = oneshot::channel();
         self.tracker.spawn(async move {
             let repository = registry.repository(&name);
-            match this.fetch_verified(&digest, &registry, &name).await {
-                Ok((bytes, media_type)) => {
+            let reference = Reference::Digest(digest);
+            let upstream = registry.upstream();
+            match upstream.manifest(&name, &reference, this.bytes_max).await {
+                Ok(manifest) => {
+                    let upstream::Manifest {
+                        bytes, media_type, ..
+                    } = manifest;
                     this.keep(&repository, &digest, &bytes, &media_type).await;
                     let outcome = Outcome::Miss;
                     let served = Served {
@@ -305,31 +299,6 @@ impl Manifests {
             (None, _) => {}
         }
         error
-    }
-
-    async fn fetch_verified(
-        &self,
-        digest: &Digest,
-        registry: &Arc<Registry>,
-        name: &RepositoryName,
-    ) -> Result<(Bytes, MediaType), upstream::Error> {
-        let reference = Reference::Digest(*digest);
-        let manifest = registry
-            .upstream()
-            .manifest(name, &reference, self.bytes_max)
-            .await?;
-        let invalid = |fault| invalid(registry, fault);
-        // The registry may name the same bytes by another algorithm (distribution-spec, pulling manifests).
-        let contradicted = manifest
-            .head
-            .digest
-            .is_some_and(|head| head.algorithm() == digest.algorithm() && head != *digest);
-        if contradicted || Digest::of(digest.algorithm(), &manifest.bytes) != *digest {
-            return Err(invalid(Fault::Digest));
-        }
-        let media_type =
-            media_type_of(&manifest.bytes, manifest.head.media_type.as_ref()).map_err(invalid)?;
-        Ok((manifest.bytes, media_type))
     }
 
     /// A refusal stands in the way of asking, not of what is here.
@@ -404,7 +373,7 @@ fn agreed_type(
     let agreed = if contradicts {
         Err(Fault::Digest)
     } else {
-        media_type_of(bytes, head.media_type.as_ref())
+        upstream::media_type_of(bytes, head.media_type.as_ref())
     };
     agreed.map_err(|fault| {
         let (subject, source) = (Subject::Manifest, Arc::new(invalid(registry, fault)));
@@ -419,28 +388,3 @@ pub(super) fn invalid(registry: &Registry, fault: Fault) -> upstream::Error {
         fault,
     }
 }
-
-/// The type of a manifest: upstream's word, which must be the body's own where the body says one.
-pub(super) fn media_type_of(
-    bytes: &[u8],
-    announced: Option<&MediaType>,
-) -> Result<MediaType, Fault> {
-    let declared = oci::declared_media_type(bytes).map_err(|_| Fault::Manifest)?;
-    let announced = announced.filter(|it| it.as_str() != GENERIC_JSON);
-    if announced
-        .into_iter()
-        .chain(&declared)
-        .any(MediaType::is_schema1)
-    {
-        return Err(Fault::Schema1);
-    }
-    match (announced, declared) {
-        (Some(announced), Some(declared)) if *announced != declared => Err(Fault::MediaType),
-        (Some(announced), _) if announced.is_manifest() => Ok(announced.clone()),
-        (None, Some(declared)) if declared.is_manifest() => Ok(declared),
-        (Some(_) | None, _) => Err(Fault::MediaType),
-    }
-}
-
-/// What servers of static files call any JSON: no word at all.
-const GENERIC_JSON: &str = "application/json";

@@ -21,7 +21,7 @@ impl Registry {
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn new(config: UpstreamConfig, metrics: Metrics) -> Result<Self, TransportError> {
+    pub fn new(config: UpstreamConfig, metrics: &Metrics) -> Result<Self, TransportError> {
         let upstream = Upstream::new(
             config.namespace.as_str(),
             config.connection.clone(),
@@ -76,12 +76,29 @@ impl Registry {
             .iter()
             .find(|rule| rule.pattern.is_match(tag.as_str()));
         let fresh_for = rule.map_or(self.config.freshness.fresh_for, |rule| rule.fresh_for);
-        // What is fresh is usable.
-        let usable_for: Duration = self.config.freshness.usable_for.max(fresh_for);
+        self.lasting(fresh_for)
+    }
+
+    /// How long a list is good.
+    pub(super) fn listing_freshness(&self) -> Freshness {
+        self.lasting(self.config.freshness.fresh_for)
+    }
+
+    fn lasting(&self, fresh_for: Duration) -> Freshness {
+        // Where nobody can be asked, what is here is what there is.
+        let fresh_for = if self.config.connection.offline {
+            FOR_EVER
+        } else {
+            fresh_for
+        };
         Freshness {
             fresh_for,
-            usable_for,
-            ..self.config.freshness
+            // What is fresh is usable.
+            usable_for: self.config.freshness.usable_for.max(fresh_for),
+            retry_after: self.config.freshness.retry_after,
         }
     }
 }
+
+/// Ten years.
+const FOR_EVER: Duration = Duration::from_secs(3650 * 24 * 60 * 60);

@@ -1,88 +1,42 @@
-//! Asking one registry.
+//! Asking one registry, wherever it can be had.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
 
-use super::body::{Body, Places};
-use super::config::Config;
-use super::error::{Error, Fault};
+use super::config::{Config, MirrorConfig};
+use super::error::{Class, Error, Fault};
 use super::metrics::Metrics;
-use super::sender::{Question, Reply, Sender};
+use super::site::{BlobHead, Listing, Manifest, ManifestHead, Site};
 use super::transport::TransportError;
-use crate::net::ContentRange;
-use crate::oci::{
-    DOCKER_CONTENT_DIGEST, Digest, Endpoint, MediaType, OCI_FILTERS_APPLIED, Reference,
-    RepositoryName,
-};
+use crate::oci::{Digest, Endpoint, Reference, RepositoryName};
 
-/// One remote registry.
+/// One remote registry: its mirrors in their order, and the registry itself.
 #[derive(Debug)]
 pub struct Upstream {
-    sender: Sender,
-    idle_timeout: Duration,
-    /// Requests in flight, bodies included.
-    places: Arc<Semaphore>,
-    /// The part of them that may be blobs, which take long: heads and manifests always find a place.
-    blob_places: Arc<Semaphore>,
-    metrics: Metrics,
+    mirrors: Vec<Arc<Mirror>>,
+    own: Arc<Site>,
+    offline: bool,
 }
 
-/// What a HEAD of a manifest says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestHead {
-    /// `Docker-Content-Digest`, when the registry sends it.
-    pub digest: Option<Digest>,
-    /// `Content-Type`.
-    pub media_type: Option<MediaType>,
-    /// `Content-Length`.
-    pub size: Option<u64>,
-}
-
-/// A manifest as it was received; nothing about it is checked but its length.
-#[derive(Clone, Debug)]
-pub struct Manifest {
-    /// The body.
-    pub bytes: Bytes,
-    /// What came with it.
-    pub head: ManifestHead,
-}
-
-/// A list of tags or referrers as it was received.
-#[derive(Clone, Debug)]
-pub struct Listing {
-    /// The body.
-    pub bytes: Bytes,
-    /// `Content-Type`.
-    pub media_type: Option<MediaType>,
-    /// The query of the next page, from `Link`.
-    pub next: Option<String>,
-    /// `OCI-Filters-Applied`.
-    pub filters_applied: Option<String>,
-}
-
-/// What is known of a blob without its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlobHead {
-    /// The size, when the registry says it.
-    pub size: Option<u64>,
-}
-
-/// The answer to a GET of a blob, from some offset on.
+/// Another place of the registry.
 #[derive(Debug)]
-pub(super) struct BlobAnswer {
-    /// Where the body begins: the offset that was asked for, or 0 when the registry ignored the range.
-    pub(super) begins_at: u64,
-    /// The size of the whole blob, when the registry says it.
-    pub(super) size: Option<u64>,
-    pub(super) body: Body,
+pub(super) struct Mirror {
+    pub(super) site: Arc<Site>,
+    resolves: bool,
+    /// How long it may keep a question from the next place.
+    patience: Duration,
+    rest: Mutex<Rest>,
+}
+
+/// The pause of a mirror that did not answer as it should.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    pause: Duration,
 }
 
 impl Upstream {
@@ -91,30 +45,36 @@ impl Upstream {
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn new(name: &str, config: Config, metrics: Metrics) -> Result<Self, TransportError> {
-        let own = config.own;
-        let requests_max = own.requests_max;
+    pub fn new(name: &str, config: Config, metrics: &Metrics) -> Result<Self, TransportError> {
+        let places = u32::try_from(config.mirrors.len() + 1).unwrap_or(u32::MAX);
+        let mirrors = config.mirrors.into_iter().map(|mirror| {
+            let MirrorConfig { site, resolves } = mirror;
+            let host = site.url.authority().map_or("", |it| it.as_str());
+            let label = format!("{name}@{host}");
+            // All of them share the time that one of them would have.
+            let patience = (site.connect_timeout + site.first_byte_timeout) / places;
+            Ok(Arc::new(Mirror {
+                site: Arc::new(Site::new(&label, site, metrics.clone())?),
+                resolves,
+                patience,
+                rest: Mutex::default(),
+            }))
+        });
         Ok(Self {
-            idle_timeout: own.idle_timeout,
-            places: Arc::new(Semaphore::new(requests_max)),
-            blob_places: Arc::new(Semaphore::new(
-                requests_max
-                    .saturating_sub((requests_max / 4).max(1))
-                    .max(1),
-            )),
-            sender: Sender::new(name, own, metrics.clone())?,
-            metrics,
+            mirrors: mirrors.collect::<Result<_, TransportError>>()?,
+            own: Arc::new(Site::new(name, config.own, metrics.clone())?),
+            offline: config.offline,
         })
     }
 
     /// The configured name.
     pub fn name(&self) -> &str {
-        self.sender.name()
+        self.own.name()
     }
 
-    /// Where it is, for logs.
+    /// Where the registry itself is, for logs.
     pub fn host(&self) -> &str {
-        self.sender.host()
+        self.own.host()
     }
 
     /// Asks for the head of a manifest. Cancel-safe.
@@ -127,80 +87,50 @@ impl Upstream {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<ManifestHead, Error> {
-        let endpoint = Endpoint::Manifest {
-            name: name.clone(),
-            reference: reference.clone(),
-        };
-        let (mut reply, _place) = self.ask(&question(Method::HEAD, &endpoint)).await?;
-        // Some registries let GET through and HEAD not: then a GET decides, whose body is dropped.
-        if matches!(
-            reply.response.status(),
-            StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
-        ) {
-            reply = self.sender.ask(&question(Method::GET, &endpoint)).await?;
-        }
-        self.manifest_head(reply.successful()?.response.headers())
+        let ask = |site: Arc<Site>| async move { site.head_manifest(name, reference).await };
+        self.first(is_resolving(reference), ask).await
     }
 
-    /// Asks for a manifest of at most `bytes_max` bytes. Cancel-safe.
+    /// Asks for a manifest of at most `bytes_max` bytes; it is what was asked for when it comes. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// When there is none, or no valid answer, or it is too large.
+    /// When there is none, or no valid answer, or it is too large, or its bytes are not those of the digest.
     pub async fn manifest(
         &self,
         name: &RepositoryName,
         reference: &Reference,
         bytes_max: u64,
     ) -> Result<Manifest, Error> {
-        let endpoint = Endpoint::Manifest {
-            name: name.clone(),
-            reference: reference.clone(),
-        };
-        let (reply, place) = self.ask(&question(Method::GET, &endpoint)).await?;
-        let response = reply.successful()?.response;
-        let head = self.manifest_head(response.headers())?;
-        if head.size.is_some_and(|size| size > bytes_max) {
-            return Err(self.invalid(Fault::TooLarge));
-        }
-        let (_, body) = self.body(response, place, None)?;
-        let bytes = self.collected(body, bytes_max).await?;
-        Ok(Manifest { bytes, head })
+        let ask = |site: Arc<Site>| async move { site.manifest(name, reference, bytes_max).await };
+        self.first(is_resolving(reference), ask).await
     }
 
-    /// Asks for a list of tags or referrers, with this query. Cancel-safe.
+    /// Asks for a list of tags or referrers, with this query; `plausible` says whether it can be one. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// When there is none, or no valid answer, or it is too large.
+    /// When there is none, or no valid answer, or it is too large or not plausible.
     pub async fn listing(
         &self,
         endpoint: &Endpoint,
         query: &str,
         bytes_max: u64,
+        plausible: impl Fn(&Listing) -> bool,
     ) -> Result<Listing, Error> {
-        let question = Question {
-            query,
-            ..question(Method::GET, endpoint)
+        let plausible = &plausible;
+        let ask = |site: Arc<Site>| async move {
+            let listing = site.listing(endpoint, query, bytes_max).await?;
+            if plausible(&listing) {
+                Ok(listing)
+            } else {
+                Err(site.invalid(Fault::Listing))
+            }
         };
-        let (reply, place) = self.ask(&question).await?;
-        let response = reply.successful()?.response;
-        let headers = response.headers();
-        let media_type = text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok());
-        let filters_applied = text(headers, &OCI_FILTERS_APPLIED).map(str::to_owned);
-        let next = headers.get_all(LINK).iter().find_map(next_query);
-        let (_, body) = self.body(response, place, None)?;
-        Ok(Listing {
-            bytes: self.collected(body, bytes_max).await?,
-            media_type,
-            next,
-            filters_applied,
-        })
+        self.first(true, ask).await
     }
 
-    /// Asks whether there is such a blob, and for its size. A registry that answers HEAD by a redirect (which is signed
-    /// for GET), or refuses HEAD though it lets GET through, is asked for the first byte instead when that decides
-    /// anything. Cancel-safe.
+    /// Asks whether there is such a blob, and for its size where that is wanted. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -211,246 +141,95 @@ impl Upstream {
         digest: &Digest,
         size_wanted: bool,
     ) -> Result<BlobHead, Error> {
-        let endpoint = Endpoint::Blob {
-            name: name.clone(),
-            digest: *digest,
-        };
-        let question = Question {
-            follows: false,
-            ..question(Method::HEAD, &endpoint)
-        };
-        let (reply, place) = self.ask(&question).await?;
-        let status = reply.response.status();
-        let refused = matches!(
-            status,
-            StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
-        );
-        let size = content_length(reply.response.headers());
-        if status.is_success() {
-            self.check_blob_head(reply.response.headers(), digest)?;
-        }
-        if status.is_success() && (size.is_some() || !size_wanted) {
-            return Ok(BlobHead { size });
-        }
-        if status.is_redirection() && !size_wanted {
-            return Ok(BlobHead { size: None });
-        }
-        if !(status.is_success() || status.is_redirection() || refused) {
-            return Err(reply.failure());
-        }
-        drop((reply, place));
-        let size = match self.blob(name, digest, Some((0, Some(1)))).await {
-            Ok(answer) => answer.size,
-            // Only what is empty has no first byte (RFC 9110 §15.5.17).
-            Err(Error::Status { status, .. }) if status == StatusCode::RANGE_NOT_SATISFIABLE => {
-                Some(0)
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(BlobHead { size })
-    }
-
-    /// Asks for a blob, or a part of it: from an offset, up to an exclusive end if one is given.
-    pub(super) async fn blob(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-        part: Option<(u64, Option<u64>)>,
-    ) -> Result<BlobAnswer, Error> {
-        let endpoint = Endpoint::Blob {
-            name: name.clone(),
-            digest: *digest,
-        };
-        let range = part.map(|(from, until)| match until {
-            Some(until) => format!("bytes={from}-{}", until.saturating_sub(1)),
-            None => format!("bytes={from}-"),
-        });
-        // The semaphore is never closed.
-        let blob_place = Arc::clone(&self.blob_places).acquire_owned().await.ok();
-        let question = Question {
-            range,
-            ..question(Method::GET, &endpoint)
-        };
-        let (reply, place) = self.ask(&question).await?;
-        let response = reply.successful()?.response;
-        self.check_blob_head(response.headers(), digest)?;
-        let (begins_at, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
-            let content_range =
-                text(response.headers(), &CONTENT_RANGE).and_then(ContentRange::parse);
-            let (Some(content_range), Some((from, _))) = (content_range, part) else {
-                return Err(self.invalid(Fault::Range));
-            };
-            if content_range.range.start != from {
-                return Err(self.invalid(Fault::Range));
-            }
-            (from, content_range.size)
-        } else {
-            (0, response.body().size_hint().exact())
-        };
-        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
-        let (is_encoded, body) = self.body(response, place, blob_place)?;
-        // A part of something encoded is no part of the blob, and its size is not the blob's.
-        if is_encoded && is_part {
-            return Err(self.invalid(Fault::Encoding));
-        }
-        let size = size.filter(|_| !is_encoded);
-        Ok(BlobAnswer {
-            begins_at,
-            size,
-            body,
-        })
-    }
-
-    pub(super) fn retried(&self, error: &Error) {
-        self.metrics.retried(self.name(), error.retry_reason());
-    }
-
-    pub(super) fn short(&self) -> Error {
-        let host = self.host().to_owned();
-        Error::Short { host }
+        let ask = |site: Arc<Site>| async move { site.head_blob(name, digest, size_wanted).await };
+        self.first(false, ask).await
     }
 
     /// An answer that contradicts what is known of the content.
     pub fn contradiction(&self) -> Error {
-        self.invalid(Fault::Digest)
+        self.own.invalid(Fault::Digest)
     }
 
-    pub(super) fn invalid(&self, fault: Fault) -> Error {
-        Error::Invalid {
-            host: self.host().to_owned(),
-            fault,
+    /// The mirrors that are not resting, and the registry itself.
+    pub(super) fn places(&self) -> Result<(Vec<Arc<Mirror>>, Arc<Site>), Error> {
+        if self.offline {
+            let host = self.host().to_owned();
+            return Err(Error::Offline { host });
         }
+        let mirrors = self.mirrors.iter().filter(|it| !it.is_resting());
+        Ok((mirrors.map(Arc::clone).collect(), Arc::clone(&self.own)))
     }
 
-    /// Asks from a place among the requests in flight.
-    async fn ask(&self, question: &Question<'_>) -> Result<(Reply, OwnedSemaphorePermit), Error> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        // The semaphore is never closed.
-        let place = place.map_err(|_| self.invalid(Fault::Range))?;
-        Ok((self.sender.ask(question).await?, place))
-    }
-
-    fn manifest_head(&self, headers: &HeaderMap) -> Result<ManifestHead, Error> {
-        Ok(ManifestHead {
-            digest: self.digest_header(headers)?,
-            media_type: text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok()),
-            size: content_length(headers).filter(|_| text(headers, &CONTENT_ENCODING).is_none()),
-        })
-    }
-
-    /// What a head says of a blob must not contradict its digest, nor be a web page.
-    fn check_blob_head(&self, headers: &HeaderMap, digest: &Digest) -> Result<(), Error> {
-        let announced = self.digest_header(headers)?;
-        // Another algorithm may name the same bytes.
-        if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
-            return Err(self.invalid(Fault::Digest));
-        }
-        let media_type = text(headers, &CONTENT_TYPE).unwrap_or_default();
-        if media_type.to_ascii_lowercase().starts_with("text/html") {
-            return Err(self.invalid(Fault::MediaType));
-        }
-        Ok(())
-    }
-
-    fn digest_header(&self, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
-        let Some(value) = headers.get(DOCKER_CONTENT_DIGEST) else {
-            return Ok(None);
-        };
-        let parsed = value.to_str().ok().and_then(|it| Digest::parse(it).ok());
-        parsed
-            .map(Some)
-            .ok_or_else(|| self.invalid(Fault::DigestHeader))
-    }
-
-    /// The body, taken out of a content coding that we did not ask for, and whether there was one.
-    fn body(
-        &self,
-        response: Response<Incoming>,
-        request_place: OwnedSemaphorePermit,
-        blob_place: Option<OwnedSemaphorePermit>,
-    ) -> Result<(bool, Body), Error> {
-        let coding = text(response.headers(), &CONTENT_ENCODING).map(str::trim);
-        let coding = coding.filter(|it| !it.is_empty()).unwrap_or("identity");
-        let (is_plain, is_gzip) = (
-            coding.eq_ignore_ascii_case("identity"),
-            coding.eq_ignore_ascii_case("gzip"),
-        );
-        if !is_plain && !is_gzip {
-            return Err(self.invalid(Fault::Encoding));
-        }
-        let places = Places {
-            _request: request_place,
-            _blob: blob_place,
-        };
-        let received = self.metrics.bytes_from(self.name());
-        let body = Body::new(
-            response.into_body(),
-            self.host(),
-            self.idle_timeout,
-            received,
-            places,
-        );
-        Ok((is_gzip, if is_gzip { body.decoded() } else { body }))
-    }
-
-    /// A whole body of at most `bytes_max` bytes.
-    async fn collected(&self, body: Body, bytes_max: u64) -> Result<Bytes, Error> {
-        // What is small has no excuse for taking longer than a large body may be silent.
-        let patience = self.idle_timeout;
-        let collected = timeout(patience, self.collect(body, bytes_max)).await;
-        let host = self.host().to_owned();
-        collected.unwrap_or(Err(Error::Silent {
-            host,
-            waited: patience,
-        }))
-    }
-
-    async fn collect(&self, mut body: Body, bytes_max: u64) -> Result<Bytes, Error> {
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = body.next().await? {
-            if (bytes.len() + chunk.len()) as u64 > bytes_max {
-                return Err(self.invalid(Fault::TooLarge));
+    /// The first valid answer. What goes wrong at a mirror is no news: the registry itself has the last word.
+    async fn first<T, F>(&self, resolving: bool, ask: impl Fn(Arc<Site>) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (mirrors, own) = self.places()?;
+        for mirror in mirrors.iter().filter(|it| it.resolves || !resolving) {
+            let answer = mirror.bounded(ask(Arc::clone(&mirror.site))).await;
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => mirror.failed(&error),
             }
-            bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes.freeze())
+        ask(own).await
     }
 }
 
-/// A GET or HEAD of an endpoint, through redirects.
-fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
-    Question {
-        method,
-        endpoint,
-        range: None,
-        query: "",
-        follows: true,
-    }
-}
-
-/// The query of the `<…?query>; rel="next"` among the links of a field (RFC 8288 §3). Its host and path are not looked at.
-fn next_query(field: &HeaderValue) -> Option<String> {
-    let mut rest = field.to_str().ok()?;
-    while let Some((_, after)) = rest.split_once('<') {
-        let (target, after) = after.split_once('>')?;
-        let (parameters, following) = after.split_once(",").unwrap_or((after, ""));
-        rest = following;
-        let is_next = parameters.split(';').any(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or_default();
-            let value = value.trim().trim_matches('"').to_ascii_lowercase();
-            name.trim().eq_ignore_ascii_case("rel") && value.split(' ').any(|it| it == "next")
+impl Mirror {
+    /// An answer within the time that a mirror has. Cancel-safe where the question is.
+    pub(super) async fn bounded<T>(
+        &self,
+        asking: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let answer = timeout(self.patience, asking).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let (host, waited) = (self.site.host().to_owned(), self.patience);
+            Err(Error::Silent { host, waited })
         });
-        if is_next {
-            return target.split_once('?').map(|(_, query)| query.to_owned());
+        if answer.is_ok() {
+            *self.rest.lock() = Rest::default();
+        }
+        answer
+    }
+
+    /// Notes a failure: whoever cannot answer is left alone for a while, so that it costs its time once and not each pull.
+    pub(super) fn failed(&self, error: &Error) {
+        debug!(upstream = self.site.name(), error = %crate::net::Chain(error), "going on from a mirror");
+        if error.class() == Class::Unavailable {
+            let mut rest = self.rest.lock();
+            if rest.pause.is_zero() {
+                warn!(upstream = self.site.name(), error = %crate::net::Chain(error), "a mirror does not answer");
+            }
+            rest.pause = (rest.pause * 2).clamp(REST_MIN, REST_MAX);
+            rest.until = Some(Instant::now() + rest.pause);
         }
     }
-    None
+
+    /// Notes that what it sent was not what it should be.
+    pub(super) fn lied(&self) {
+        warn!(
+            upstream = self.site.name(),
+            "a mirror sent wrong bytes, not asked for a while"
+        );
+        let mut rest = self.rest.lock();
+        rest.until = Some(Instant::now() + LIAR_REST);
+    }
+
+    fn is_resting(&self) -> bool {
+        let until = self.rest.lock().until;
+        until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    text(headers, &CONTENT_LENGTH)?.parse().ok()
-}
+/// How long a mirror that failed is not asked: twice as long after each failure in a row, up to the longest.
+const REST_MIN: Duration = Duration::from_secs(5);
+const REST_MAX: Duration = Duration::from_secs(60);
+/// How long a mirror that sent wrong bytes is not asked: longer than its bytes are refused.
+const LIAR_REST: Duration = Duration::from_secs(600);
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+/// Whether this asks what a name means now.
+const fn is_resolving(reference: &Reference) -> bool {
+    matches!(reference, Reference::Tag(_))
 }

@@ -63,6 +63,12 @@ pub enum Error {
         /// `Retry-After`, when it was a number of seconds (RFC 9110 §10.2.3).
         retry_after: Option<Duration>,
     },
+    /// The configuration says not to ask.
+    #[error("{host} is not asked: the upstream is configured as offline")]
+    Offline {
+        /// The registry.
+        host: String,
+    },
     /// An answer that contradicts itself or the question.
     #[error("{host} gave an answer that cannot be right: {fault}")]
     Invalid {
@@ -112,6 +118,9 @@ pub enum Fault {
     /// The body is no list of tags or referrers, or its link cannot be followed.
     #[error("the body is no list, or its link cannot be followed")]
     Listing,
+    /// A repository's name that is too long with what stands before it there.
+    #[error("the repository's name is too long there")]
+    Name,
     /// Neither a digest nor a way to compute one.
     #[error("the answer has no digest")]
     NoDigest,
@@ -139,6 +148,7 @@ impl Error {
             | Self::Short { .. }
             | Self::Silent { .. }
             | Self::Status { .. }
+            | Self::Offline { .. }
             | Self::Invalid { .. } => Class::Unavailable,
         }
     }
@@ -157,7 +167,10 @@ impl Error {
                         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
                     )
             }
-            Self::Gone { .. } | Self::Refused { .. } | Self::Invalid { .. } => false,
+            Self::Gone { .. }
+            | Self::Refused { .. }
+            | Self::Offline { .. }
+            | Self::Invalid { .. } => false,
         }
     }
 
@@ -171,6 +184,7 @@ impl Error {
             | Self::Silent { .. }
             | Self::Gone { .. }
             | Self::Refused { .. }
+            | Self::Offline { .. }
             | Self::Status { .. } => None,
         }
     }
@@ -185,6 +199,7 @@ impl Error {
             | Self::Silent { .. }
             | Self::Gone { .. }
             | Self::Refused { .. }
+            | Self::Offline { .. }
             | Self::Invalid { .. } => None,
         }
     }
@@ -195,7 +210,10 @@ impl Error {
             Self::Unreachable { .. } => "unreachable",
             Self::Cut { .. } | Self::Short { .. } => "cut",
             Self::Silent { .. } => "stall",
-            Self::Gone { .. } | Self::Refused { .. } | Self::Status { .. } => "status",
+            Self::Gone { .. }
+            | Self::Refused { .. }
+            | Self::Offline { .. }
+            | Self::Status { .. } => "status",
             Self::Invalid { .. } => "invalid",
         }
     }

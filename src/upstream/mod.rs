@@ -1,5 +1,8 @@
 //! One remote registry: ask it for a manifest, a blob or a head, and go on where a transfer broke off.
 //!
+//! A registry may be had at several places: mirrors of it, asked in their order, and the registry itself, which is asked
+//! last and alone can say that something is not there.
+//!
 //! HTTP goes through hyper-util's pooled client over a connector of our own choosing. A transfer is a stream of bytes from
 //! an ordered list of places of the same content; a cut or a stall continues by `Range` at the next of them, and whoever
 //! reads does not notice.
@@ -10,6 +13,7 @@
 
 mod transfer;
 mod client;
+mod site;
 mod sender;
 mod body;
 mod transport;
@@ -21,12 +25,13 @@ mod error;
 mod metrics;
 mod config;
 
-pub use client::{BlobHead, Listing, Manifest, ManifestHead, Upstream};
+pub use client::Upstream;
 pub use config::{
     AddressBook, ClientCertificate, Config, CredentialSource, Egress, MirrorConfig, SiteConfig,
     TlsConfig,
 };
 pub use error::{Class, Error, Fault};
 pub use metrics::Metrics;
+pub use site::{BlobHead, Listing, Manifest, ManifestHead, media_type_of};
 pub use transfer::{Source, Transfer};
 pub use transport::TransportError;

@@ -7,8 +7,9 @@ use bytes::{Buf, Bytes};
 use tracing::debug;
 
 use super::body::Body;
-use super::client::Upstream;
+use super::client::{Mirror, Upstream};
 use super::error::{Error, Fault};
+use super::site::{BlobAnswer, Site};
 use crate::oci::{Digest, RepositoryName};
 
 /// A place that has the blob.
@@ -20,13 +21,24 @@ pub struct Source {
     pub name: RepositoryName,
 }
 
+/// One place of a source.
+#[derive(Debug)]
+struct Spot {
+    site: Arc<Site>,
+    name: RepositoryName,
+    /// Set where it is no more than a mirror.
+    mirror: Option<Arc<Mirror>>,
+    /// Whether bytes came from here.
+    gave: bool,
+}
+
 /// A blob, or a part of it, on its way to us. A cut or a stall is continued by `Range` at the next source; what was
 /// received is never received again unless a registry ignores the range, and then it is passed over. The caller verifies
 /// the whole.
 #[derive(Debug)]
 pub struct Transfer {
-    sources: Vec<Source>,
-    /// Which source is asked.
+    spots: Vec<Spot>,
+    /// Which of them is asked.
     turn: usize,
     digest: Digest,
     /// The offset of the next byte that the caller gets.
@@ -56,7 +68,7 @@ impl Transfer {
         until: Option<u64>,
     ) -> Result<Self, Error> {
         let mut transfer = Self {
-            sources,
+            spots: spots(sources)?,
             turn: 0,
             digest,
             position: from,
@@ -70,11 +82,8 @@ impl Transfer {
         loop {
             match transfer.connect().await {
                 Ok(()) => return Ok(transfer),
-                Err(error)
-                    if transfer.turn + 1 == transfer.sources.len() || !error.is_transient() =>
-                {
-                    return Err(error);
-                }
+                Err(error) if transfer.turn + 1 == transfer.spots.len() => return Err(error),
+                Err(error) if transfer.is_final(&error) => return Err(error),
                 Err(_) => transfer.turn += 1,
             }
         }
@@ -113,15 +122,33 @@ impl Transfer {
                 Ok(None) if end.is_none() => return Ok(None),
                 // Less than was announced, though the connection vouches for its end.
                 Ok(None) => {
-                    let Some(source) = self.sources.get(self.turn) else {
+                    let Some(spot) = self.spots.get(self.turn) else {
                         return Ok(None);
                     };
-                    let error = source.upstream.short();
+                    let error = spot.site.short();
                     self.recover(error).await?;
                 }
                 Err(error) => self.recover(error).await?,
             }
         }
+    }
+
+    /// The bytes were not those of the digest: mirrors that gave some of them are not asked for a while. Whether there
+    /// were any.
+    pub fn blame_mirrors(&self) -> bool {
+        let givers = self.spots.iter().filter(|it| it.gave);
+        let liars: Vec<_> = givers.filter_map(|it| it.mirror.as_ref()).collect();
+        liars.iter().for_each(|it| it.lied());
+        !liars.is_empty()
+    }
+
+    /// Whether an error of the place that is asked is the answer: what a mirror says never is.
+    fn is_final(&self, error: &Error) -> bool {
+        let is_mirror = self
+            .spots
+            .get(self.turn)
+            .is_some_and(|it| it.mirror.is_some());
+        !is_mirror && !error.is_transient()
     }
 
     /// What of these bytes the caller has not had and wants.
@@ -138,6 +165,9 @@ impl Transfer {
             return None;
         }
         self.failures = 0;
+        if let Some(spot) = self.spots.get_mut(self.turn) {
+            spot.gave = true;
+        }
         self.position += bytes.len() as u64;
         Some(bytes)
     }
@@ -150,41 +180,74 @@ impl Transfer {
         if self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
             return Err(error);
         }
-        let Some(source) = self.sources.get(self.turn) else {
+        let Some(spot) = self.spots.get(self.turn) else {
             return Err(error);
         };
-        // A broken connection says nothing about the source; anything else does, and another one must take over.
-        if !error.is_transient() && self.sources.len() == 1 {
+        // A broken connection says nothing about the place; anything else does, and another one must take over.
+        if !error.is_transient() && self.spots.len() == 1 {
             return Err(error);
         }
-        source.upstream.retried(&error);
-        debug!(host = source.upstream.host(), digest = %self.digest, position = self.position, error = %error, "transfer interrupted");
-        self.turn = (self.turn + 1) % self.sources.len();
+        spot.site.retried(&error);
+        debug!(host = spot.site.host(), digest = %self.digest, position = self.position, error = %error, "transfer interrupted");
+        self.turn = (self.turn + 1) % self.spots.len();
         let pause = PAUSE.saturating_mul(1 << self.failures.min(4));
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
         Ok(())
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
-        let Some(source) = self.sources.get(self.turn) else {
+        let Some(spot) = self.spots.get(self.turn) else {
             return Ok(());
         };
         let whole = self.position == 0 && self.until.is_none();
         let part = (!whole).then_some((self.position, self.until));
-        let answer = source
-            .upstream
-            .blob(&source.name, &self.digest, part)
-            .await?;
+        let answer = spot.ask(&self.digest, part).await?;
         if let (Some(size), Some(former)) = (answer.size, self.size)
             && size != former
         {
-            return Err(source.upstream.invalid(Fault::Range));
+            return Err(spot.site.invalid(Fault::Range));
         }
         self.size = self.size.or(answer.size);
         self.skip = self.position - answer.begins_at;
         self.body = Some(answer.body);
         Ok(())
     }
+}
+
+impl Spot {
+    async fn ask(
+        &self,
+        digest: &Digest,
+        part: Option<(u64, Option<u64>)>,
+    ) -> Result<BlobAnswer, Error> {
+        let asking = self.site.blob(&self.name, digest, part);
+        match &self.mirror {
+            None => asking.await,
+            Some(mirror) => {
+                let answer = mirror.bounded(asking).await;
+                answer.inspect_err(|error| mirror.failed(error))
+            }
+        }
+    }
+}
+
+/// Where the sources can be had, in the order in which they are asked.
+fn spots(sources: Vec<Source>) -> Result<Vec<Spot>, Error> {
+    let mut spots = Vec::new();
+    for Source { upstream, name } in sources {
+        let (mirrors, own) = upstream.places()?;
+        let spot = |site: &Arc<Site>, mirror| Spot {
+            site: Arc::clone(site),
+            name: name.clone(),
+            mirror,
+            gave: false,
+        };
+        for mirror in mirrors {
+            spots.push(spot(&mirror.site, Some(Arc::clone(&mirror))));
+        }
+        spots.push(spot(&own, None));
+    }
+    Ok(spots)
 }
 
 /// Failures in a row without a byte of progress.

@@ -17,6 +17,7 @@ mod routes;
 mod errors;
 mod auth;
 mod redirect;
+mod mirrors;
 mod faults;
 mod grants;
 mod evict;

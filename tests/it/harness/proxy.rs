@@ -99,6 +99,30 @@ impl ProxyBuilder {
         self
     }
 
+    /// Adds a mirror to the upstream that was added last, after those it has; `path` stands before names there.
+    pub(crate) fn mirror(self, mirror: &FakeRegistry, path: &str) -> Self {
+        self.mirror_with(mirror, path, &[])
+    }
+
+    /// The same, with some more keys.
+    pub(crate) fn mirror_with(
+        mut self,
+        mirror: &FakeRegistry,
+        path: &str,
+        keys: &[(&str, Value)],
+    ) -> Self {
+        let mut table = Table::new();
+        let url = format!("http://{}{path}", mirror.address());
+        table.insert("url".to_owned(), url.into());
+        for (key, value) in keys {
+            table.insert((*key).to_owned(), value.clone());
+        }
+        let upstream = self.upstreams.last_mut().unwrap();
+        let mirrors = upstream.entry("mirror").or_insert(Value::Array(Vec::new()));
+        mirrors.as_array_mut().unwrap().push(table.into());
+        self
+    }
+
     /// The cache directory.
     pub(crate) fn dir(&self) -> PathBuf {
         self.home.path().join("cache")

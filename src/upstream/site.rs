@@ -1,0 +1,523 @@
+//! Asking one place of a registry: the registry itself or a mirror of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::body::{Body, Places};
+use super::config::SiteConfig;
+use super::error::{Error, Fault};
+use super::metrics::Metrics;
+use super::sender::{Question, Reply, Sender};
+use super::transport::TransportError;
+use crate::net::ContentRange;
+use crate::oci::{
+    Algorithm, DOCKER_CONTENT_DIGEST, Digest, Endpoint, MediaType, OCI_FILTERS_APPLIED, Reference,
+    RepositoryName, declared_media_type,
+};
+
+/// One place of a registry.
+#[derive(Debug)]
+pub(super) struct Site {
+    sender: Sender,
+    /// What stands before the names of repositories there.
+    prefix: Option<RepositoryName>,
+    idle_timeout: Duration,
+    /// Requests in flight, bodies included.
+    places: Arc<Semaphore>,
+    /// The part of them that may be blobs, which take long: heads and manifests always find a place.
+    blob_places: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+/// What a HEAD of a manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    /// `Docker-Content-Digest`, when the registry sends it.
+    pub digest: Option<Digest>,
+    /// `Content-Type`.
+    pub media_type: Option<MediaType>,
+    /// `Content-Length`.
+    pub size: Option<u64>,
+}
+
+/// A manifest as it was received: the bytes are those of the digest, and of the type.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The body.
+    pub bytes: Bytes,
+    /// The digest that was asked for or announced; where there was neither, the body's.
+    pub digest: Digest,
+    /// The type, by `Content-Type` and by the body itself.
+    pub media_type: MediaType,
+}
+
+/// A list of tags or referrers as it was received.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The body.
+    pub bytes: Bytes,
+    /// `Content-Type`.
+    pub media_type: Option<MediaType>,
+    /// The query of the next page, from `Link`.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied`.
+    pub filters_applied: Option<String>,
+}
+
+/// What is known of a blob without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobHead {
+    /// The size, when the registry says it.
+    pub size: Option<u64>,
+}
+
+/// The answer to a GET of a blob, from some offset on.
+#[derive(Debug)]
+pub(super) struct BlobAnswer {
+    /// Where the body begins: the offset that was asked for, or 0 when the registry ignored the range.
+    pub(super) begins_at: u64,
+    /// The size of the whole blob, when the registry says it.
+    pub(super) size: Option<u64>,
+    pub(super) body: Body,
+}
+
+impl Site {
+    /// A client for one place, which metrics and logs call `name`. Nothing is dialled.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
+    pub(super) fn new(
+        name: &str,
+        config: SiteConfig,
+        metrics: Metrics,
+    ) -> Result<Self, TransportError> {
+        let requests_max = config.requests_max;
+        Ok(Self {
+            idle_timeout: config.idle_timeout,
+            prefix: config.prefix.clone(),
+            places: Arc::new(Semaphore::new(requests_max)),
+            blob_places: Arc::new(Semaphore::new(
+                requests_max
+                    .saturating_sub((requests_max / 4).max(1))
+                    .max(1),
+            )),
+            sender: Sender::new(name, config, metrics.clone())?,
+            metrics,
+        })
+    }
+
+    /// The configured name.
+    pub(super) fn name(&self) -> &str {
+        self.sender.name()
+    }
+
+    /// Where it is, for logs.
+    pub(super) fn host(&self) -> &str {
+        self.sender.host()
+    }
+
+    /// Asks for the head of a manifest. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or no valid answer.
+    pub(super) async fn head_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<ManifestHead, Error> {
+        let endpoint = self.there(Endpoint::Manifest {
+            name: name.clone(),
+            reference: reference.clone(),
+        })?;
+        let (mut reply, _place) = self.ask(&question(Method::HEAD, &endpoint)).await?;
+        // Some registries let GET through and HEAD not: then a GET decides, whose body is dropped.
+        if matches!(
+            reply.response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
+        ) {
+            reply = self.sender.ask(&question(Method::GET, &endpoint)).await?;
+        }
+        self.manifest_head(reply.successful()?.response.headers())
+    }
+
+    /// Asks for a manifest of at most `bytes_max` bytes. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or no valid answer, or it is too large, or its bytes are not those of the digest.
+    pub(super) async fn manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+        bytes_max: u64,
+    ) -> Result<Manifest, Error> {
+        let endpoint = self.there(Endpoint::Manifest {
+            name: name.clone(),
+            reference: reference.clone(),
+        })?;
+        let (reply, place) = self.ask(&question(Method::GET, &endpoint)).await?;
+        let response = reply.successful()?.response;
+        let head = self.manifest_head(response.headers())?;
+        if head.size.is_some_and(|size| size > bytes_max) {
+            return Err(self.invalid(Fault::TooLarge));
+        }
+        let (_, body) = self.body(response, place, None)?;
+        let bytes = self.collected(body, bytes_max).await?;
+        let verified = verified(bytes, &head, reference);
+        verified.map_err(|fault| self.invalid(fault))
+    }
+
+    /// Asks for a list of tags or referrers, with this query. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or no valid answer, or it is too large.
+    pub(super) async fn listing(
+        &self,
+        endpoint: &Endpoint,
+        query: &str,
+        bytes_max: u64,
+    ) -> Result<Listing, Error> {
+        let endpoint = self.there(endpoint.clone())?;
+        let question = Question {
+            query,
+            ..question(Method::GET, &endpoint)
+        };
+        let (reply, place) = self.ask(&question).await?;
+        let response = reply.successful()?.response;
+        let headers = response.headers();
+        let media_type = text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok());
+        let filters_applied = text(headers, &OCI_FILTERS_APPLIED).map(str::to_owned);
+        let next = headers.get_all(LINK).iter().find_map(next_query);
+        let (_, body) = self.body(response, place, None)?;
+        Ok(Listing {
+            bytes: self.collected(body, bytes_max).await?,
+            media_type,
+            next,
+            filters_applied,
+        })
+    }
+
+    /// Asks whether there is such a blob, and for its size. A registry that answers HEAD by a redirect (which is signed
+    /// for GET), or refuses HEAD though it lets GET through, is asked for the first byte instead when that decides
+    /// anything. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or no valid answer.
+    pub(super) async fn head_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        size_wanted: bool,
+    ) -> Result<BlobHead, Error> {
+        let endpoint = self.there(Endpoint::Blob {
+            name: name.clone(),
+            digest: *digest,
+        })?;
+        let question = Question {
+            follows: false,
+            ..question(Method::HEAD, &endpoint)
+        };
+        let (reply, place) = self.ask(&question).await?;
+        let status = reply.response.status();
+        let refused = matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
+        );
+        let size = content_length(reply.response.headers());
+        if status.is_success() {
+            self.check_blob_head(reply.response.headers(), digest)?;
+        }
+        if status.is_success() && (size.is_some() || !size_wanted) {
+            return Ok(BlobHead { size });
+        }
+        if status.is_redirection() && !size_wanted {
+            return Ok(BlobHead { size: None });
+        }
+        if !(status.is_success() || status.is_redirection() || refused) {
+            return Err(reply.failure());
+        }
+        drop((reply, place));
+        let size = match self.blob(name, digest, Some((0, Some(1)))).await {
+            Ok(answer) => answer.size,
+            // Only what is empty has no first byte (RFC 9110 §15.5.17).
+            Err(Error::Status { status, .. }) if status == StatusCode::RANGE_NOT_SATISFIABLE => {
+                Some(0)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(BlobHead { size })
+    }
+
+    /// Asks for a blob, or a part of it: from an offset, up to an exclusive end if one is given.
+    pub(super) async fn blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        part: Option<(u64, Option<u64>)>,
+    ) -> Result<BlobAnswer, Error> {
+        let endpoint = self.there(Endpoint::Blob {
+            name: name.clone(),
+            digest: *digest,
+        })?;
+        let range = part.map(|(from, until)| match until {
+            Some(until) => format!("bytes={from}-{}", until.saturating_sub(1)),
+            None => format!("bytes={from}-"),
+        });
+        // The semaphore is never closed.
+        let blob_place = Arc::clone(&self.blob_places).acquire_owned().await.ok();
+        let question = Question {
+            range,
+            ..question(Method::GET, &endpoint)
+        };
+        let (reply, place) = self.ask(&question).await?;
+        let response = reply.successful()?.response;
+        self.check_blob_head(response.headers(), digest)?;
+        let (begins_at, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
+            let content_range =
+                text(response.headers(), &CONTENT_RANGE).and_then(ContentRange::parse);
+            let (Some(content_range), Some((from, _))) = (content_range, part) else {
+                return Err(self.invalid(Fault::Range));
+            };
+            if content_range.range.start != from {
+                return Err(self.invalid(Fault::Range));
+            }
+            (from, content_range.size)
+        } else {
+            (0, response.body().size_hint().exact())
+        };
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+        let (is_encoded, body) = self.body(response, place, blob_place)?;
+        // A part of something encoded is no part of the blob, and its size is not the blob's.
+        if is_encoded && is_part {
+            return Err(self.invalid(Fault::Encoding));
+        }
+        let size = size.filter(|_| !is_encoded);
+        Ok(BlobAnswer {
+            begins_at,
+            size,
+            body,
+        })
+    }
+
+    pub(super) fn retried(&self, error: &Error) {
+        self.metrics.retried(self.name(), error.retry_reason());
+    }
+
+    pub(super) fn short(&self) -> Error {
+        let host = self.host().to_owned();
+        Error::Short { host }
+    }
+
+    pub(super) fn invalid(&self, fault: Fault) -> Error {
+        Error::Invalid {
+            host: self.host().to_owned(),
+            fault,
+        }
+    }
+
+    /// What an endpoint of the registry is here.
+    fn there(&self, endpoint: Endpoint) -> Result<Endpoint, Error> {
+        match &self.prefix {
+            None => Ok(endpoint),
+            Some(prefix) => endpoint
+                .under(prefix)
+                .ok_or_else(|| self.invalid(Fault::Name)),
+        }
+    }
+
+    /// Asks from a place among the requests in flight.
+    async fn ask(&self, question: &Question<'_>) -> Result<(Reply, OwnedSemaphorePermit), Error> {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        // The semaphore is never closed.
+        let place = place.map_err(|_| self.invalid(Fault::Range))?;
+        Ok((self.sender.ask(question).await?, place))
+    }
+
+    fn manifest_head(&self, headers: &HeaderMap) -> Result<ManifestHead, Error> {
+        Ok(ManifestHead {
+            digest: self.digest_header(headers)?,
+            media_type: text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok()),
+            size: content_length(headers).filter(|_| text(headers, &CONTENT_ENCODING).is_none()),
+        })
+    }
+
+    /// What a head says of a blob must not contradict its digest, nor be a web page.
+    fn check_blob_head(&self, headers: &HeaderMap, digest: &Digest) -> Result<(), Error> {
+        let announced = self.digest_header(headers)?;
+        // Another algorithm may name the same bytes.
+        if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
+            return Err(self.invalid(Fault::Digest));
+        }
+        let media_type = text(headers, &CONTENT_TYPE).unwrap_or_default();
+        if media_type.to_ascii_lowercase().starts_with("text/html") {
+            return Err(self.invalid(Fault::MediaType));
+        }
+        Ok(())
+    }
+
+    fn digest_header(&self, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
+        let Some(value) = headers.get(DOCKER_CONTENT_DIGEST) else {
+            return Ok(None);
+        };
+        let parsed = value.to_str().ok().and_then(|it| Digest::parse(it).ok());
+        parsed
+            .map(Some)
+            .ok_or_else(|| self.invalid(Fault::DigestHeader))
+    }
+
+    /// The body, taken out of a content coding that we did not ask for, and whether there was one.
+    fn body(
+        &self,
+        response: Response<Incoming>,
+        request_place: OwnedSemaphorePermit,
+        blob_place: Option<OwnedSemaphorePermit>,
+    ) -> Result<(bool, Body), Error> {
+        let coding = text(response.headers(), &CONTENT_ENCODING).map(str::trim);
+        let coding = coding.filter(|it| !it.is_empty()).unwrap_or("identity");
+        let (is_plain, is_gzip) = (
+            coding.eq_ignore_ascii_case("identity"),
+            coding.eq_ignore_ascii_case("gzip"),
+        );
+        if !is_plain && !is_gzip {
+            return Err(self.invalid(Fault::Encoding));
+        }
+        let places = Places {
+            _request: request_place,
+            _blob: blob_place,
+        };
+        let received = self.metrics.bytes_from(self.name());
+        let body = Body::new(
+            response.into_body(),
+            self.host(),
+            self.idle_timeout,
+            received,
+            places,
+        );
+        Ok((is_gzip, if is_gzip { body.decoded() } else { body }))
+    }
+
+    /// A whole body of at most `bytes_max` bytes.
+    async fn collected(&self, body: Body, bytes_max: u64) -> Result<Bytes, Error> {
+        // What is small has no excuse for taking longer than a large body may be silent.
+        let patience = self.idle_timeout;
+        let collected = timeout(patience, self.collect(body, bytes_max)).await;
+        let host = self.host().to_owned();
+        collected.unwrap_or(Err(Error::Silent {
+            host,
+            waited: patience,
+        }))
+    }
+
+    async fn collect(&self, mut body: Body, bytes_max: u64) -> Result<Bytes, Error> {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = body.next().await? {
+            if (bytes.len() + chunk.len()) as u64 > bytes_max {
+                return Err(self.invalid(Fault::TooLarge));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+/// A GET or HEAD of an endpoint, through redirects.
+fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
+    Question {
+        method,
+        endpoint,
+        range: None,
+        query: "",
+        follows: true,
+    }
+}
+
+/// A manifest that is what was asked for, and what its head says it is.
+fn verified(bytes: Bytes, head: &ManifestHead, reference: &Reference) -> Result<Manifest, Fault> {
+    let digest = match reference {
+        Reference::Digest(asked) => {
+            // The registry may name the same bytes by another algorithm (distribution-spec, pulling manifests).
+            let contradicts = |it: Digest| it.algorithm() == asked.algorithm() && it != *asked;
+            if head.digest.is_some_and(contradicts) {
+                return Err(Fault::Digest);
+            }
+            *asked
+        }
+        Reference::Tag(_) => head
+            .digest
+            .unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes)),
+    };
+    if Digest::of(digest.algorithm(), &bytes) != digest {
+        return Err(Fault::Digest);
+    }
+    let media_type = media_type_of(&bytes, head.media_type.as_ref())?;
+    Ok(Manifest {
+        bytes,
+        digest,
+        media_type,
+    })
+}
+
+/// The type of a manifest: upstream's word, which must be the body's own where the body says one.
+///
+/// # Errors
+///
+/// When they differ, or it is no manifest's type, or of docker's schema 1.
+pub fn media_type_of(bytes: &[u8], announced: Option<&MediaType>) -> Result<MediaType, Fault> {
+    let declared = declared_media_type(bytes).map_err(|_| Fault::Manifest)?;
+    let announced = announced.filter(|it| it.as_str() != GENERIC_JSON);
+    if announced
+        .into_iter()
+        .chain(&declared)
+        .any(MediaType::is_schema1)
+    {
+        return Err(Fault::Schema1);
+    }
+    match (announced, declared) {
+        (Some(announced), Some(declared)) if *announced != declared => Err(Fault::MediaType),
+        (Some(announced), _) if announced.is_manifest() => Ok(announced.clone()),
+        (None, Some(declared)) if declared.is_manifest() => Ok(declared),
+        (Some(_) | None, _) => Err(Fault::MediaType),
+    }
+}
+
+/// What servers of static files call any JSON: no word at all.
+const GENERIC_JSON: &str = "application/json";
+
+/// The query of the `<…?query>; rel="next"` among the links of a field (RFC 8288 §3). Its host and path are not looked at.
+fn next_query(field: &HeaderValue) -> Option<String> {
+    let mut rest = field.to_str().ok()?;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (target, after) = after.split_once('>')?;
+        let (parameters, following) = after.split_once(",").unwrap_or((after, ""));
+        rest = following;
+        let is_next = parameters.split(';').any(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or_default();
+            let value = value.trim().trim_matches('"').to_ascii_lowercase();
+            name.trim().eq_ignore_ascii_case("rel") && value.split(' ').any(|it| it == "next")
+        });
+        if is_next {
+            return target.split_once('?').map(|(_, query)| query.to_owned());
+        }
+    }
+    None
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, &CONTENT_LENGTH)?.parse().ok()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
