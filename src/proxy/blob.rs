@@ -1,7 +1,9 @@
 //! Blobs: hit, join, miss, and the proof that a repository holds what it is asked for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -15,7 +17,7 @@ use super::registry::Registry;
 use super::stream::BlobStream;
 use crate::cache::{self, Cache, FillError, Filler, Follower, Grant, Joined, Repository};
 use crate::oci::{Digest, RepositoryName};
-use crate::upstream::{self, BlobHead, Source, Transfer};
+use crate::upstream::{self, BlobHead, Source, Sources, Transfer};
 
 /// Pulls of blobs.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub(super) struct Blobs {
     cache: Cache,
     heads: Flights<(Repository, Digest), Result<BlobHead, Arc<upstream::Error>>>,
     refusals: Refusals,
+    fills: Fills,
     bypasses: Arc<Semaphore>,
     tracker: TaskTracker,
 }
@@ -43,6 +46,7 @@ impl Blobs {
             cache,
             heads: Flights::new(tracker.clone()),
             refusals,
+            fills: Fills::default(),
             bypasses: Arc::new(Semaphore::new(bypasses_max)),
             tracker,
         }
@@ -117,6 +121,7 @@ impl Blobs {
                     ));
                 }
                 Joined::Following(follower) if proven || follower.is_through(repository) => {
+                    self.fills.add(digest, || registry.source(name));
                     (follower, Outcome::Join)
                 }
                 Joined::Unreadable(size) if proven => {
@@ -136,7 +141,7 @@ impl Blobs {
                 }
                 Joined::First(filler, follower) => {
                     self.check_refusal(repository, digest)?;
-                    self.spawn_fill(filler, registry.sources(name), repository.clone());
+                    self.spawn_fill(filler, registry.source(name), repository.clone());
                     (follower, Outcome::Miss)
                 }
             };
@@ -192,11 +197,12 @@ impl Blobs {
     }
 
     /// Brings a blob, whoever waits for it and whoever leaves.
-    fn spawn_fill(&self, filler: Filler, sources: Vec<Source>, repository: Repository) {
+    fn spawn_fill(&self, filler: Filler, source: Source, repository: Repository) {
         let (cache, refusals) = (self.cache.clone(), self.refusals.clone());
+        let digest = *filler.digest();
+        let sources = self.fills.begin(&digest, source);
         self.tracker.spawn(async move {
-            let digest = *filler.digest();
-            let (error, blamed) = match fill(&cache, filler, sources, &repository).await {
+            let (error, blamed) = match fill(&cache, filler, sources.list(), &repository).await {
                 Ok(()) => return,
                 Err(Unfilled { error, blamed }) => (error, blamed),
             };
@@ -221,7 +227,7 @@ impl Blobs {
         Detour::new(
             *digest,
             registry.repository(name),
-            registry.sources(name),
+            registry.source(name),
             Arc::clone(&self.bypasses),
             self.refusals.clone(),
         )
@@ -307,6 +313,57 @@ pub(super) fn fill_error(error: FillError, digest: &Digest, subject: Subject) ->
     }
 }
 
+/// The sources of the fills in progress: who joins one from another repository brings its own.
+#[derive(Clone, Debug, Default)]
+struct Fills {
+    sources: Arc<Mutex<HashMap<Digest, Sources>>>,
+}
+
+/// The sources of one fill, listed as long as this is held.
+struct Listed {
+    digest: Digest,
+    sources: Sources,
+    fills: Fills,
+}
+
+impl Fills {
+    fn begin(&self, digest: &Digest, source: Source) -> Listed {
+        let sources = Sources::new(source);
+        self.sources.lock().insert(*digest, sources.clone());
+        Listed {
+            digest: *digest,
+            sources,
+            fills: self.clone(),
+        }
+    }
+
+    /// Adds a proven source to a fill that is under way.
+    fn add(&self, digest: &Digest, source: impl FnOnce() -> Source) {
+        if let Some(sources) = self.sources.lock().get(digest) {
+            sources.add(source());
+        }
+    }
+}
+
+impl Listed {
+    fn list(&self) -> Sources {
+        self.sources.clone()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut fills = self.fills.sources.lock();
+        // The next fill of the same digest may have begun.
+        if fills
+            .get(&self.digest)
+            .is_some_and(|it| it.is(&self.sources))
+        {
+            fills.remove(&self.digest);
+        }
+    }
+}
+
 /// Why a blob did not come.
 struct Unfilled {
     error: Error,
@@ -318,7 +375,7 @@ struct Unfilled {
 async fn fill(
     cache: &Cache,
     mut filler: Filler,
-    sources: Vec<Source>,
+    sources: Sources,
     repository: &Repository,
 ) -> Result<(), Unfilled> {
     let digest = *filler.digest();

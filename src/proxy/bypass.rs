@@ -12,14 +12,14 @@ use super::error::{Error, StreamError, Subject};
 use super::refusals::Refusals;
 use crate::cache::{Handover, Repository};
 use crate::oci::{Digest, Digester};
-use crate::upstream::{self, Source, Transfer};
+use crate::upstream::{self, Source, Sources, Transfer};
 
 /// The way around the cache for one blob, not taken yet.
 #[derive(Debug)]
 pub(super) struct Detour {
     digest: Digest,
     repository: Repository,
-    sources: Vec<Source>,
+    source: Source,
     places: Arc<Semaphore>,
     /// The place that is held already.
     place: Option<OwnedSemaphorePermit>,
@@ -46,14 +46,14 @@ impl Detour {
     pub(super) fn new(
         digest: Digest,
         repository: Repository,
-        sources: Vec<Source>,
+        source: Source,
         places: Arc<Semaphore>,
         refusals: Refusals,
     ) -> Self {
         Self {
             digest,
             repository,
-            sources,
+            source,
             places,
             place: None,
             refusals,
@@ -104,7 +104,7 @@ impl Detour {
         } else {
             handover.staged
         };
-        let transfer = Transfer::open(self.sources.clone(), self.digest, from, part)
+        let transfer = Transfer::open(Sources::new(self.source.clone()), self.digest, from, part)
             .await
             .map_err(|error| StreamError::Bypass(Arc::new(error)))?;
         Ok(Bypass {

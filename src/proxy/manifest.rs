@@ -98,6 +98,7 @@ impl Manifests {
                     let mut content = Content::Blob(blob.clone());
                     let Ok(bytes) = content.read_all(self.bytes_max).await else {
                         // Not to be read, or too large to be a manifest: upstream has the word.
+                        self.check_refusal(&repository, digest)?;
                         return self.fetch(None, registry, name, digest).await;
                     };
                     // It is small, it is read once, and everything else hangs on it.

@@ -60,12 +60,12 @@ impl Registry {
         }
     }
 
-    /// The places that have a blob of this repository, in the order in which they are asked.
-    pub(super) fn sources(&self, name: &RepositoryName) -> Vec<Source> {
-        vec![Source {
+    /// This repository, as a source of its blobs.
+    pub(super) fn source(&self, name: &RepositoryName) -> Source {
+        Source {
             upstream: Arc::clone(&self.upstream),
             name: name.clone(),
-        }]
+        }
     }
 
     /// How long this tag's answers are good.

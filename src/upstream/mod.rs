@@ -33,5 +33,5 @@ pub use config::{
 pub use error::{Class, Error, Fault};
 pub use metrics::Metrics;
 pub use site::{BlobHead, Listing, Manifest, ManifestHead, media_type_of};
-pub use transfer::{Source, Transfer};
+pub use transfer::{Source, Sources, Transfer};
 pub use transport::TransportError;

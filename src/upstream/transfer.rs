@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
 use tracing::debug;
 
 use super::body::Body;
@@ -21,6 +22,11 @@ pub struct Source {
     pub name: RepositoryName,
 }
 
+/// Sources of one blob, in the order in which they are asked. More may come while a transfer is under way: whoever else is
+/// proven to have it. Clones are the same list.
+#[derive(Clone, Debug)]
+pub struct Sources(Arc<Mutex<Vec<Source>>>);
+
 /// One place of a source.
 #[derive(Debug)]
 struct Spot {
@@ -37,6 +43,9 @@ struct Spot {
 /// the whole.
 #[derive(Debug)]
 pub struct Transfer {
+    sources: Sources,
+    /// How many of the sources are among the spots.
+    known: usize,
     spots: Vec<Spot>,
     /// Which of them is asked.
     turn: usize,
@@ -54,6 +63,29 @@ pub struct Transfer {
     resumptions: u32,
 }
 
+impl Sources {
+    /// A list that begins with this source.
+    pub fn new(first: Source) -> Self {
+        Self(Arc::new(Mutex::new(vec![first])))
+    }
+
+    /// Whether this is the same list.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Adds a source that is proven to have the blob, unless it is there already or there are many.
+    pub fn add(&self, source: Source) {
+        let mut sources = self.0.lock();
+        let is_known = sources
+            .iter()
+            .any(|it| Arc::ptr_eq(&it.upstream, &source.upstream) && it.name == source.name);
+        if !is_known && sources.len() < SOURCES_MAX {
+            sources.push(source);
+        }
+    }
+}
+
 impl Transfer {
     /// Asks the sources in turn for the blob from an offset on, up to an exclusive end if one is given. There must be at
     /// least one source.
@@ -62,13 +94,15 @@ impl Transfer {
     ///
     /// The first error that is news about the content, else the last one.
     pub async fn open(
-        sources: Vec<Source>,
+        sources: Sources,
         digest: Digest,
         from: u64,
         until: Option<u64>,
     ) -> Result<Self, Error> {
         let mut transfer = Self {
-            spots: spots(sources)?,
+            sources,
+            known: 0,
+            spots: Vec::new(),
             turn: 0,
             digest,
             position: from,
@@ -79,12 +113,17 @@ impl Transfer {
             failures: 0,
             resumptions: 0,
         };
+        transfer.look_for_sources()?;
         loop {
             match transfer.connect().await {
                 Ok(()) => return Ok(transfer),
-                Err(error) if transfer.turn + 1 == transfer.spots.len() => return Err(error),
-                Err(error) if transfer.is_final(&error) => return Err(error),
-                Err(_) => transfer.turn += 1,
+                Err(error) => {
+                    transfer.look_for_sources()?;
+                    if transfer.turn + 1 >= transfer.spots.len() || transfer.is_final(&error) {
+                        return Err(error);
+                    }
+                    transfer.turn += 1;
+                }
             }
         }
     }
@@ -180,6 +219,7 @@ impl Transfer {
         if self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
             return Err(error);
         }
+        self.look_for_sources()?;
         let Some(spot) = self.spots.get(self.turn) else {
             return Err(error);
         };
@@ -192,6 +232,21 @@ impl Transfer {
         self.turn = (self.turn + 1) % self.spots.len();
         let pause = PAUSE.saturating_mul(1 << self.failures.min(4));
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        Ok(())
+    }
+
+    /// Takes in the sources that have come since.
+    fn look_for_sources(&mut self) -> Result<(), Error> {
+        let sources = self.sources.0.lock().clone();
+        for source in sources.into_iter().skip(self.known) {
+            self.known += 1;
+            match spots(&source) {
+                Ok(spots) => self.spots.extend(spots),
+                // Who is not to be asked is no loss where there is somebody else.
+                Err(error) if self.spots.is_empty() => return Err(error),
+                Err(_) => {}
+            }
+        }
         Ok(())
     }
 
@@ -231,28 +286,26 @@ impl Spot {
     }
 }
 
-/// Where the sources can be had, in the order in which they are asked.
-fn spots(sources: Vec<Source>) -> Result<Vec<Spot>, Error> {
-    let mut spots = Vec::new();
-    for Source { upstream, name } in sources {
-        let (mirrors, own) = upstream.places()?;
-        let spot = |site: &Arc<Site>, mirror| Spot {
-            site: Arc::clone(site),
-            name: name.clone(),
-            mirror,
-            gave: false,
-        };
-        for mirror in mirrors {
-            spots.push(spot(&mirror.site, Some(Arc::clone(&mirror))));
-        }
-        spots.push(spot(&own, None));
-    }
-    Ok(spots)
+/// Where a source can be had, in the order in which the places are asked.
+fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
+    let (mirrors, own) = source.upstream.places()?;
+    let spot = |site: &Arc<Site>, mirror| Spot {
+        site: Arc::clone(site),
+        name: source.name.clone(),
+        mirror,
+        gave: false,
+    };
+    let mirrors = mirrors
+        .iter()
+        .map(|mirror| spot(&mirror.site, Some(Arc::clone(mirror))));
+    Ok(mirrors.chain([spot(&own, None)]).collect())
 }
 
 /// Failures in a row without a byte of progress.
 const FAILURES_MAX: u32 = 4;
 /// Interruptions of one transfer in all.
 const RESUMPTIONS_MAX: u32 = 32;
+/// Sources of one blob; more are no safer.
+const SOURCES_MAX: usize = 8;
 /// The pause after the first failure, doubling; half of it is left to chance, so that many do not come back at once.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -356,3 +356,22 @@ async fn a_manifest_whose_head_is_refused_is_described_and_proven_by_a_get() {
         assert_eq!(pulled.bytes, manifest.bytes());
     }
 }
+
+#[tokio::test]
+async fn a_layer_asked_for_as_a_manifest_is_refused_by_memory_for_a_while() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("limits.manifest_bytes", "64KiB")
+        .set("freshness.negative_for", "1m")
+        .start()
+        .await;
+    let blob = Blob::random(100 * KIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.pull_blob(APP, &blob).await;
+    proxy.wait_for_hit(APP, &blob).await;
+    for _ in 0..3 {
+        let answer = proxy.manifest(APP, blob.digest()).whole().await;
+        assert_eq!(answer.head.status, 404);
+    }
+    assert_eq!(upstream.count(&get("/manifests/")), 1);
+}

@@ -1,5 +1,6 @@
 //! Other places of the same registry, asked first; and a registry that nobody asks.
 
+use crate::harness::proxy::TWO;
 use crate::harness::{
     APP, At, Blob, End, FakeRegistry, Fault, Image, KIB, MIB, TestProxy, any, get, head,
 };
@@ -317,6 +318,40 @@ async fn an_offline_upstream_is_never_dialled_and_serves_what_is_here() {
     }
     assert_eq!(registry.connections(), before);
     assert_eq!(mirror.connections(), 0);
+}
+
+#[tokio::test]
+async fn whoever_joins_from_another_registry_brings_a_source_to_go_on_from() {
+    let (one, two) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let proxy = TestProxy::in_front_of(&one)
+        .and(TWO, &two)
+        .set("timeouts.first_byte", "300ms")
+        .set("timeouts.idle", "300ms")
+        .start()
+        .await;
+    let blob = Blob::random(3 * MIB);
+    one.serve_blob(APP, &blob);
+    two.serve_blob(APP, &blob);
+    let gate = one.hold(get(blob.digest()), At::Byte(MIB));
+    let mut first = proxy.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+    let mut second = proxy
+        .blob(&format!("{TWO}/{APP}"), blob.digest())
+        .send()
+        .await;
+    let status = second.head.cache_status().to_owned();
+    first.read(KIB).await;
+    second.read(KIB).await;
+
+    one.stop().await;
+    gate.open();
+    first.continues(&blob, KIB).await;
+    second.continues(&blob, KIB).await;
+    assert_eq!(status, "layerhold; fwd=miss; collapsed");
+    let rest = two.seen(&get(blob.digest()));
+    let range = format!("bytes={MIB}-");
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0].header("range"), Some(range.as_str()));
 }
 
 #[tokio::test]
