@@ -42,6 +42,49 @@ pub enum Command {
     /// only when serving.
     #[command(after_help = PRECEDENCE)]
     Check(Options),
+    /// Print what makes a client pull through this proxy, as the content of one file, and exit.
+    ///
+    /// The flags, variables and file are those of `serve`: they say which registries there are. Only the snippet goes to
+    /// stdout, so that it can be redirected into the file; its first line is a comment with the file's usual path, where the
+    /// format has comments.
+    #[command(after_help = PRECEDENCE)]
+    ClientConfig(ClientConfig),
+}
+
+/// What makes a client pull through the proxy.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClientConfig {
+    /// The client
+    #[arg(value_enum)]
+    pub client: Client,
+
+    /// What clients call the proxy, as in `cache.example:5000` [default: where it listens]
+    ///
+    /// The default is the first address of the registry API; where that stands for all addresses, the machine's name and
+    /// its port. Needed when the port is 0, or when clients know the machine by another name.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<String>,
+
+    /// Which registries there are, and where the proxy listens.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// A client that can be told to pull through the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Client {
+    /// dockerd: `daemon.json`
+    Docker,
+    /// containerd: `hosts.toml` for every registry
+    Containerd,
+    /// podman, buildah and skopeo: a file of `registries.conf.d`
+    Podman,
+    /// CRI-O: a file of `registries.conf.d`
+    Crio,
+    /// k3s and RKE2: `registries.yaml`
+    K3s,
+    /// BuildKit: `buildkitd.toml`
+    Buildkit,
 }
 
 /// The flags of one process. Each has an environment variable; the list of upstreams belongs in the file.
@@ -164,6 +207,7 @@ mod tests {
         let words = ["layerhold", "serve"].iter().chain(words);
         match parse(words).unwrap().command {
             Command::Serve(options) | Command::Check(options) => options,
+            Command::ClientConfig(other) => panic!("{other:?}"),
         }
     }
 
@@ -189,6 +233,26 @@ mod tests {
         assert_eq!(options.cache_size.as_deref(), Some("lots"));
         assert_eq!(options.upstream, ["x=y,z", "u=v"]);
         assert_eq!(options.admin_listen, None);
+    }
+
+    #[test]
+    fn a_client_is_one_word_and_takes_the_flags_of_serve() {
+        let words = "layerhold client-config k3s --address c.example:5000 --listen a:1";
+        let Command::ClientConfig(typed) = parse(words.split(' ')).unwrap().command else {
+            panic!("{words}")
+        };
+        assert_eq!(typed.client, Client::K3s);
+        assert_eq!(typed.address.as_deref(), Some("c.example:5000"));
+        assert_eq!(typed.options.listen, ["a:1"]);
+        for words in [
+            "client-config",
+            "client-config cri-o",
+            "client-config k3s docker",
+        ] {
+            let words = format!("layerhold {words}");
+            let stop = parse(words.split(' ')).unwrap_err();
+            assert_eq!(stop.exit_code(), ExitCode::from(64), "{words}");
+        }
     }
 
     #[test]
@@ -218,13 +282,13 @@ mod tests {
 
     #[test]
     fn help_names_every_variable_and_the_precedence() {
-        for name in ["serve", "check"] {
+        for name in ["serve", "check", "client-config"] {
             let mut args = Args::command();
             args.build();
             let command = args.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             for flag in command.get_arguments().filter_map(|it| it.get_long()) {
-                if flag != "help" {
+                if !matches!(flag, "help" | "address") {
                     let name = flag.replace('-', "_").to_uppercase();
                     let variable = format!("[variable: LAYERHOLD_{name}]");
                     assert!(help.contains(&variable), "{variable}");

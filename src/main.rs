@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::system::uname;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
@@ -16,7 +17,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use layerhold::app::App;
-use layerhold::cli::{self, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop};
+use layerhold::cli::{
+    self, ClientConfig, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop,
+};
 use layerhold::config::{Config, Log, LogFormat};
 use layerhold::net::Chain;
 
@@ -33,7 +36,8 @@ fn main() -> ExitCode {
     };
     let code = match command {
         Command::Serve(options) => configured(&options).map(serve),
-        Command::Check(options) => configured(&options).map(|config| check(&config)),
+        Command::Check(options) => configured(&options).map(|config| print(&config.report())),
+        Command::ClientConfig(typed) => client_config(&typed),
     };
     ExitCode::from(code.unwrap_or(EXIT_USAGE))
 }
@@ -54,9 +58,26 @@ fn configured(options: &Options) -> Option<Config> {
     }
 }
 
-fn check(config: &Config) -> u8 {
+/// Prints what a client needs; `None` when that cannot be said, and why has been.
+fn client_config(typed: &ClientConfig) -> Option<u8> {
+    let config = configured(&typed.options)?;
+    let machine = uname();
+    let host_name = machine.nodename().to_string_lossy();
+    match config.client_config(typed.client, typed.address.as_deref(), &host_name) {
+        Ok(snippet) => {
+            snippet.remarks.iter().for_each(|it| complain(it));
+            Some(print(&snippet.text))
+        }
+        Err(error) => {
+            complain(&Chain(&error).to_string());
+            None
+        }
+    }
+}
+
+fn print(text: &str) -> u8 {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(config.report().as_bytes());
+    let written = stdout.write_all(text.as_bytes());
     match written.and_then(|()| stdout.flush()) {
         Ok(()) => EXIT_OK,
         Err(_) => EXIT_FAILED,
@@ -188,7 +209,7 @@ fn raise_open_files() {
     }
 }
 
-/// Says why there is nothing to run, before there is a log to say it in.
+/// Says what is not for stdout: why there is nothing to run, before there is a log to say it in.
 fn complain(line: &str) {
     // Nobody is left to tell when stderr is closed.
     let _ = writeln!(io::stderr(), "layerhold: {line}");

@@ -1,5 +1,7 @@
 //! What is typed, and what the process says and exits with.
 
+use std::process::Command;
+
 use crate::harness::proxy::TWO;
 use crate::harness::{Binary, FakeRegistry, TestProxy};
 
@@ -49,4 +51,47 @@ async fn a_port_that_is_taken_is_exit_code_1() {
     let (status, said) = Binary::refused(&builder).await;
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(&taken), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_client_needs_goes_to_stdout_and_nothing_else_does() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).and(TWO, &upstream);
+    let file = builder.file();
+    let run = async |client: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+        command.args(["client-config", client, "--config"]);
+        command.arg(&file).args(more).env_clear();
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.unwrap().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let address = ["--address", "cache.example:5000"];
+
+    let (code, stdout, stderr) = run("podman", &address).await;
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let mirror = format!("location = \"cache.example:5000/{TWO}\"\n");
+    assert!(
+        stdout.starts_with("# /etc/") && stdout.contains(&mirror),
+        "{stdout}"
+    );
+
+    let (code, stdout, stderr) = run("docker", &address).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    serde_json::from_str::<serde_json::Value>(&stdout).unwrap();
+    assert!(stderr.contains("/etc/docker/daemon.json"), "{stderr}");
+
+    // The harness listens on port 0, which no client can be told.
+    let (code, stdout, stderr) = run("k3s", &[]).await;
+    assert_eq!((code, &*stdout), (Some(64), ""));
+    assert!(
+        stderr.starts_with("layerhold: --address: missing"),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
