@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::system::uname;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
@@ -114,11 +115,14 @@ async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
     let running = tokio::select! {
         started = App::start(config) => started?,
         name = signals.next() => {
+            tell_manager(NotifyState::Stopping);
             info!(signal = name, "stopped before serving");
             return Ok(EXIT_OK);
         }
     };
+    tell_manager(NotifyState::Ready);
     let name = signals.next().await;
+    tell_manager(NotifyState::Stopping);
     info!(signal = name, "draining");
     running.shut_down();
     // Cancelling the wait loses responses in progress, which is what a second signal asks for.
@@ -131,6 +135,13 @@ async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
             warn!(signal = name, "stopped at once");
             Ok(EXIT_FAILED)
         }
+    }
+}
+
+/// Tells the service manager that asked to be told, as systemd does with `NOTIFY_SOCKET` (sd_notify(3)).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(source) = sd_notify::notify(&[state]) {
+        warn!(error = %source, "could not tell the service manager");
     }
 }
 

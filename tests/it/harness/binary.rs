@@ -1,5 +1,6 @@
 //! The real binary, for what only a process can do: be killed, be signalled, exit.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -39,6 +40,17 @@ impl Binary {
             .arg(builder.file())
             .args(["--log-format", "json"]);
         Self::run(builder, command).await
+    }
+
+    /// Starts the binary as a service manager does that listens on `socket`.
+    pub(crate) async fn start_notifying(builder: &ProxyBuilder, socket: &Path) -> Self {
+        Self::run(builder, notifying(builder, socket)).await
+    }
+
+    /// As [`Binary::refused`], below such a service manager.
+    pub(crate) async fn refused_notifying(builder: &ProxyBuilder, socket: &Path) -> ExitStatus {
+        let (mut child, _) = spawn(notifying(builder, socket));
+        exited(&mut child).await
     }
 
     /// Runs the binary where it must refuse: how it exited, and what it said.
@@ -160,6 +172,19 @@ fn command(file: &Path) -> Command {
     command
         .args(["serve", "--config"])
         .arg(file)
+        .args(["--log-format", "json"]);
+    command
+}
+
+/// What is started here has an environment of its own, so `env` sets the variable and becomes the binary.
+fn notifying(builder: &ProxyBuilder, socket: &Path) -> Command {
+    let mut variable = OsString::from("NOTIFY_SOCKET=");
+    variable.push(socket);
+    let mut command = Command::new("env");
+    command
+        .arg(variable)
+        .args([env!("CARGO_BIN_EXE_layerhold"), "serve", "--config"])
+        .arg(builder.file())
         .args(["--log-format", "json"]);
     command
 }
