@@ -91,7 +91,8 @@ impl Daemon {
         self.process.stop();
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// `docker …`, not run yet.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = bounded("docker");
         // Not the configuration, credentials or context of whoever runs the tests.
         command

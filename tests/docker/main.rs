@@ -11,6 +11,7 @@
 //! says: the daemon's answers, the registry's log, the proxy's metrics and published files.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
+mod image;
 mod lab;
 mod images;
 mod proxy;

@@ -116,7 +116,7 @@ default = true
 }
 
 /// The address that a listener was logged with.
-fn address(events: &[Value], role: &str) -> Option<SocketAddr> {
+pub(crate) fn address(events: &[Value], role: &str) -> Option<SocketAddr> {
     let mut listening = events.iter().filter(|it| it["message"] == "listening");
     let mine = listening.find(|it| it["role"] == role)?;
     mine["address"].as_str()?.parse().ok()
