@@ -29,6 +29,8 @@ pub struct Running {
     stop: CancellationToken,
     stopped: watch::Receiver<bool>,
     cache: Cache,
+    proxy: Arc<Proxy>,
+    config: Config,
 }
 
 /// Why the application could not start.
@@ -67,8 +69,13 @@ impl App {
         let cache_config = config.cache.clone();
         let cache = spawn_blocking(move || Cache::open(&cache_config, cache_metrics)).await??;
         let tracker = TaskTracker::new();
-        let proxy = Proxy::new(&config.proxy, &cache, &upstream_metrics, &tracker)?;
-        let server = Server::bind(config.server, Health::default(), server_metrics).await?;
+        let proxy = Arc::new(Proxy::new(
+            &config.proxy,
+            &cache,
+            &upstream_metrics,
+            &tracker,
+        )?);
+        let server = Server::bind(config.server.clone(), Health::default(), server_metrics).await?;
 
         let (registry_addresses, admin_address) =
             (server.registry_addresses().to_vec(), server.admin_address());
@@ -79,7 +86,7 @@ impl App {
         tracker.spawn(keep_house(cache.clone(), stop.clone()));
         let release = tokio::spawn(release_when_stopping(cache.clone(), stop.clone()));
         let remaining = cache.clone();
-        let serving = server.serve(Arc::new(proxy), cache, registry, stop.clone());
+        let serving = server.serve(Arc::clone(&proxy), cache, registry, stop.clone());
         tokio::spawn(async move {
             serving.await;
             // What panicked there must not keep the process.
@@ -92,6 +99,8 @@ impl App {
             stop,
             stopped,
             cache: remaining,
+            proxy,
+            config,
         })
     }
 }
@@ -105,6 +114,22 @@ impl Running {
     /// The bound address of the admin port.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// Goes on with the upstreams of another configuration; the rest of it stays as it was at the start, and differences
+    /// there are logged.
+    ///
+    /// # Errors
+    ///
+    /// When a client for one of the upstreams cannot be made; then all stay as they were.
+    pub fn reload(&self, config: &Config) -> Result<(), TransportError> {
+        self.proxy.reload(&config.proxy.upstreams)?;
+        let upstreams = config.proxy.upstreams.len();
+        info!(upstreams, "configuration reloaded");
+        for part in self.config.fixed_differences(config) {
+            warn!(part, "a change of the configuration needs a restart");
+        }
+        Ok(())
     }
 
     /// Begins to stop: readiness fails, the directory is released, no more requests are taken, and responses in progress

@@ -17,11 +17,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use layerhold::app::App;
+use layerhold::app::{App, Running};
 use layerhold::cli::{
     self, ClientConfig, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop,
 };
-use layerhold::config::{Config, Log, LogFormat};
+use layerhold::config::{Config, Error as ConfigError, Log, LogFormat};
 use layerhold::net::Chain;
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match command {
-        Command::Serve(options) => configured(&options).map(serve),
+        Command::Serve(options) => configured(&options).map(|config| serve(config, &options)),
         Command::Check(options) => configured(&options).map(|config| print(&config.report())),
         Command::ClientConfig(typed) => client_config(&typed),
     };
@@ -45,18 +45,22 @@ fn main() -> ExitCode {
 
 /// What to run on; `None` when that is wrong, which has then been said.
 fn configured(options: &Options) -> Option<Config> {
-    // What is not UTF-8 gets a replacement character, which the configuration refuses where it matters.
-    let text = |os: OsString| os.to_string_lossy().into_owned();
-    let environment: BTreeMap<_, _> = std::env::vars_os()
-        .map(|(name, value)| (text(name), text(value)))
-        .collect();
-    match Config::load(options, &environment) {
+    match load(options) {
         Ok(config) => Some(config),
         Err(error) => {
             complain(&Chain(&error).to_string());
             None
         }
     }
+}
+
+fn load(options: &Options) -> Result<Config, ConfigError> {
+    // What is not UTF-8 gets a replacement character, which the configuration refuses where it matters.
+    let text = |os: OsString| os.to_string_lossy().into_owned();
+    let environment: BTreeMap<_, _> = std::env::vars_os()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect();
+    Config::load(options, &environment)
 }
 
 /// Prints what a client needs; `None` when that cannot be said, and why has been.
@@ -85,7 +89,7 @@ fn print(text: &str) -> u8 {
     }
 }
 
-fn serve(config: Config) -> u8 {
+fn serve(config: Config, options: &Options) -> u8 {
     start_log(config.log);
     raise_open_files();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -99,18 +103,20 @@ fn serve(config: Config) -> u8 {
             return EXIT_FAILED;
         }
     };
-    let code = runtime.block_on(run(config)).unwrap_or_else(|error| {
-        error!(error = %Chain(&*error), "stopped");
-        EXIT_FAILED
-    });
+    let code = runtime
+        .block_on(run(config, options))
+        .unwrap_or_else(|error| {
+            error!(error = %Chain(&*error), "stopped");
+            EXIT_FAILED
+        });
     // Whatever still runs is past the drain time, or a second signal said not to wait for it.
     runtime.shutdown_background();
     code
 }
 
 /// Serves until a signal, then until what is in progress has ended or a second signal comes.
-async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
-    let mut signals = Signals::listen()?;
+async fn run(config: Config, options: &Options) -> Result<u8, Box<dyn Error>> {
+    let (mut signals, mut hangup) = (Signals::listen()?, signal(SignalKind::hangup())?);
     // A start may wait for a predecessor that drains; a signal ends that wait. Nothing is served yet.
     let running = tokio::select! {
         started = App::start(config) => started?,
@@ -121,7 +127,13 @@ async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
         }
     };
     tell_manager(NotifyState::Ready);
-    let name = signals.next().await;
+    let name = loop {
+        // A signal that is not taken now is taken in the next round.
+        tokio::select! {
+            name = signals.next() => break name,
+            _ = hangup.recv() => reload(&running, options),
+        }
+    };
     tell_manager(NotifyState::Stopping);
     info!(signal = name, "draining");
     running.shut_down();
@@ -135,6 +147,23 @@ async fn run(config: Config) -> Result<u8, Box<dyn Error>> {
             warn!(signal = name, "stopped at once");
             Ok(EXIT_FAILED)
         }
+    }
+}
+
+/// Reads the configuration again; a wrong one changes nothing.
+fn reload(running: &Running, options: &Options) {
+    let reloaded = load(options)
+        .map_err(|error| Chain(&error).to_string())
+        .and_then(|config| {
+            running
+                .reload(&config)
+                .map_err(|error| Chain(&error).to_string())
+        });
+    if let Err(error) = reloaded {
+        error!(
+            error,
+            "the configuration could not be reloaded, going on with the old one"
+        );
     }
 }
 
@@ -152,7 +181,6 @@ const FILL_THREADS_MAX: usize = 8192;
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
@@ -160,20 +188,14 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
         })
     }
 
     /// Waits for the next one and returns its name. Cancel-safe: a signal is not lost.
     async fn next(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    warn!("SIGHUP reloads nothing in this version: restart to change the configuration");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Where the store is and how large it may grow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The cache directory; made when absent, refused when it holds anything that is not ours.
     pub dir: PathBuf,

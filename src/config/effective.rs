@@ -20,6 +20,36 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// The parts in which `other` differs and which only a restart can change: a reload covers `[[upstream]]`, what upstreams
+    /// have in common, and nothing else.
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let proxy = |it: &Self| {
+            let proxy::Config {
+                upstreams: _,
+                answer_timeout,
+                manifest_bytes_max,
+                negative_for,
+                bypasses_max,
+            } = it.proxy;
+            (
+                answer_timeout,
+                manifest_bytes_max,
+                negative_for,
+                bypasses_max,
+            )
+        };
+        let parts = [
+            (self.server == other.server, "addresses and client limits"),
+            (self.cache == other.cache, "cache"),
+            (proxy(self) == proxy(other), "timeouts and limits of pulls"),
+            (self.log == other.log, "log"),
+        ];
+        let differing = parts.into_iter().filter(|(is_same, _)| !is_same);
+        differing.map(|(_, part)| part).collect()
+    }
+}
+
 /// How to log, to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {

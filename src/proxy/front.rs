@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
 use super::blob::Blobs;
-use super::config::Config;
+use super::config::{Config, UpstreamConfig};
 use super::error::{Error, Subject};
 use super::listing::Listings;
 use super::manifest::{Manifests, Served, invalid};
@@ -23,7 +24,9 @@ use crate::upstream::{Fault, Metrics, TransportError};
 /// Everything between the HTTP front and the cache.
 #[derive(Debug)]
 pub struct Proxy {
-    routes: Option<Routes>,
+    /// Replaced as a whole by a reload.
+    routes: RwLock<Option<Arc<Routes>>>,
+    metrics: Metrics,
     blobs: Blobs,
     manifests: Manifests,
     tags: Tags,
@@ -43,11 +46,6 @@ impl Proxy {
         metrics: &Metrics,
         tracker: &TaskTracker,
     ) -> Result<Self, TransportError> {
-        let registries: Vec<Arc<Registry>> = config
-            .upstreams
-            .iter()
-            .map(|upstream| Registry::new(upstream.clone(), metrics).map(Arc::new))
-            .collect::<Result<_, _>>()?;
         let refusals = Refusals::new(config.negative_for);
         let manifests = Manifests::new(
             cache.clone(),
@@ -62,7 +60,8 @@ impl Proxy {
             tracker.clone(),
         );
         Ok(Self {
-            routes: Routes::new(&registries),
+            routes: RwLock::new(routes(&config.upstreams, metrics)?),
+            metrics: metrics.clone(),
             blobs: Blobs::new(
                 cache.clone(),
                 refusals,
@@ -85,7 +84,20 @@ impl Proxy {
         let unknown = || Error::Route {
             namespace: String::new(),
         };
-        self.routes.as_ref().ok_or_else(unknown)?.route(requested)
+        let routes = self.routes.read().clone();
+        routes.ok_or_else(unknown)?.route(requested)
+    }
+
+    /// Takes other upstreams from the next request on; nothing is dialled. What is in progress ends with those it began
+    /// with. Everything else of the configuration stays as it was.
+    ///
+    /// # Errors
+    ///
+    /// When a client for one of them cannot be made; then all stay as they were.
+    pub fn reload(&self, upstreams: &[UpstreamConfig]) -> Result<(), TransportError> {
+        let routes = routes(upstreams, &self.metrics)?;
+        *self.routes.write() = routes;
+        Ok(())
     }
 
     /// When the head of an answer to a request that came now must be there.
@@ -280,6 +292,18 @@ impl Proxy {
         }
         Ok(served)
     }
+}
+
+/// A client for each upstream, by all of its names.
+fn routes(
+    upstreams: &[UpstreamConfig],
+    metrics: &Metrics,
+) -> Result<Option<Arc<Routes>>, TransportError> {
+    let registries: Vec<Arc<Registry>> = upstreams
+        .iter()
+        .map(|upstream| Registry::new(upstream.clone(), metrics).map(Arc::new))
+        .collect::<Result<_, _>>()?;
+    Ok(Routes::new(&registries).map(Arc::new))
 }
 
 fn content(digest: &Digest, served: Served, outcome: Outcome) -> Content {

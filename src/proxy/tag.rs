@@ -257,8 +257,11 @@ impl Tags {
         tag: &Tag,
     ) -> Arc<TagState> {
         let key = (registry.repository(name), tag.clone());
-        if let Some(state) = self.states.lock().touch(&key) {
-            return Arc::clone(state);
+        let former = self.states.lock().touch(&key).map(|it| Arc::clone(it));
+        match former {
+            Some(state) if Arc::ptr_eq(&state.registry, registry) => return state,
+            Some(former) => return self.taken_over(key, &former, registry),
+            None => {}
         }
         // A record that cannot be read is as good as none.
         let record = self.cache.tag(&key.0, tag).await.ok().flatten();
@@ -288,6 +291,38 @@ impl Tags {
                 stored,
                 ..Inner::default()
             }),
+        });
+        states.insert(key, Arc::clone(&state));
+        state
+    }
+
+    /// The state of a tag whose registry was configured anew: what is known of it stays, what went wrong does not.
+    fn taken_over(
+        &self,
+        key: (Repository, Tag),
+        former: &TagState,
+        registry: &Arc<Registry>,
+    ) -> Arc<TagState> {
+        let inner = {
+            let former = former.inner.lock();
+            Inner {
+                stored: former.stored.clone(),
+                heard: former.heard.clone(),
+                written: former.written,
+                ..Inner::default()
+            }
+        };
+        let mut states = self.states.lock();
+        if let Some(state) = states.touch(&key)
+            && Arc::ptr_eq(&state.registry, registry)
+        {
+            return Arc::clone(state);
+        }
+        let state = Arc::new(TagState {
+            registry: Arc::clone(registry),
+            name: former.name.clone(),
+            tag: former.tag.clone(),
+            inner: Mutex::new(inner),
         });
         states.insert(key, Arc::clone(&state));
         state

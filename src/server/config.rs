@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Where to listen, and how patient to be with clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Addresses of the registry API; port 0 asks the kernel for one.
     pub listen: Vec<SocketAddr>,

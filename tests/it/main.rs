@@ -23,6 +23,7 @@ mod grants;
 mod evict;
 mod restart;
 mod drain;
+mod reload;
 mod notify;
 mod limits;
 mod metrics;

@@ -173,6 +173,15 @@ impl TestProxy {
         ProxyBuilder::new().and(namespace, upstream)
     }
 
+    /// What runs in the same place as `builder`, in front of another upstream.
+    pub(crate) fn in_front_of_at(builder: &ProxyBuilder, upstream: &FakeRegistry) -> ProxyBuilder {
+        let builder = ProxyBuilder {
+            upstreams: Vec::new(),
+            ..builder.clone()
+        };
+        builder.and(ONE, upstream)
+    }
+
     /// Begins to stop.
     pub(crate) fn shut_down(&self) {
         self.running.shut_down();

@@ -1,0 +1,122 @@
+//! SIGHUP: the configuration is read again, and nobody who pulls notices.
+
+use std::fs;
+
+use crate::harness::proxy::TWO;
+use crate::harness::{APP, At, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, any, get};
+
+const RELOADED: &str = "configuration reloaded";
+
+/// Has the binary read its file again, and waits until it says this.
+async fn reload(binary: &Binary, message: &str) {
+    let before = binary.log().len();
+    binary.hang_up();
+    let message = message.to_owned();
+    crate::harness::poll("the reload", async || {
+        let log = binary.log();
+        let mut since = log.iter().skip(before);
+        since
+            .any(|line| line["message"] == message.as_str())
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reload_takes_other_upstreams_and_lets_transfers_end() {
+    let (one, two) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let builder = TestProxy::in_front_of(&one);
+    let binary = Binary::start(&builder).await;
+    let blob = Blob::random(3 * MIB);
+    one.serve_blob(APP, &blob);
+    let image = Image::random(&[KIB]);
+    two.serve_image(APP, "v1", &image);
+    let unknown = binary.manifest(&format!("{TWO}/{APP}"), "v1").whole().await;
+    assert_eq!(unknown.head.status, 404);
+    let gate = one.hold(get(blob.digest()), At::Byte(MIB));
+    let mut answer = binary.blob(APP, blob.digest()).send().await;
+    answer.read(KIB).await;
+    gate.reached().await;
+
+    TestProxy::in_front_of_at(&builder, &two)
+        .and(TWO, &two)
+        .file();
+    reload(&binary, RELOADED).await;
+
+    let pulled = binary.pull_manifest(&format!("{TWO}/{APP}"), "v1").await;
+    assert_eq!(pulled.bytes, image.manifest.bytes());
+    let pulled = binary.pull_manifest(APP, "v1").await;
+    assert_eq!(pulled.bytes, image.manifest.bytes());
+    gate.open();
+    answer.continues(&blob, KIB).await;
+}
+
+#[tokio::test]
+async fn pitfall_48_a_broken_file_changes_nothing_and_says_so() {
+    let one = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&one);
+    let binary = Binary::start(&builder).await;
+    let image = Image::random(&[KIB]);
+    one.serve_image(APP, "v1", &image);
+    let file = builder.file();
+    for text in ["no toml", "lisen = 1", "[[upstream]]\nnamespace = \"x\""] {
+        fs::write(&file, text).unwrap();
+        reload(
+            &binary,
+            "the configuration could not be reloaded, going on with the old one",
+        )
+        .await;
+        binary.pull_manifest(APP, "v1").await;
+    }
+    builder.file();
+    reload(&binary, RELOADED).await;
+    binary.pull_manifest(APP, "v1").await;
+}
+
+#[tokio::test]
+async fn a_reload_changes_how_long_tags_are_believed_and_forgets_no_tag() {
+    let one = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&one).set("freshness.fresh_for", "1h");
+    let binary = Binary::start(&builder).await;
+    let (old, new) = (Image::random(&[KIB]), Image::random(&[KIB]));
+    one.serve_image(APP, "v1", &old);
+    binary.pull_manifest(APP, "v1").await;
+    one.serve_image(APP, "v1", &new);
+    assert_eq!(
+        binary.pull_manifest(APP, "v1").await.bytes,
+        old.manifest.bytes()
+    );
+
+    builder.clone().set("freshness.fresh_for", "0s").file();
+    reload(&binary, RELOADED).await;
+    assert_eq!(
+        binary.pull_manifest(APP, "v1").await.bytes,
+        new.manifest.bytes()
+    );
+    binary.wait_for_fills("published", 2.0).await;
+
+    builder.clone().set("freshness.fresh_for", "2h").file();
+    reload(&binary, RELOADED).await;
+    let asked = one.count(&any(""));
+    assert_eq!(
+        binary.pull_manifest(APP, "v1").await.bytes,
+        new.manifest.bytes()
+    );
+    assert_eq!(one.count(&any("")), asked);
+}
+
+#[tokio::test]
+async fn what_only_a_restart_can_change_is_named() {
+    let one = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&one);
+    let binary = Binary::start(&builder).await;
+    builder.clone().set("cache.size", "2GiB").file();
+    reload(&binary, "a change of the configuration needs a restart").await;
+    let warned = |line: &serde_json::Value| line["part"] == "cache";
+    binary.wait_for_log(warned).await;
+    let parts = binary
+        .log()
+        .into_iter()
+        .filter(|line| line["part"].is_string());
+    assert_eq!(parts.count(), 1);
+}
