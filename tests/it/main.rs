@@ -29,6 +29,7 @@ mod limits;
 mod metrics;
 mod crash;
 mod cli;
+mod deploy;
 mod tidy;
 mod selfcheck;
 mod harness;

@@ -1,0 +1,79 @@
+//! What `deploy/` says to the program is what the program takes.
+
+use std::fs;
+use std::process::Command;
+
+/// The configuration within a manifest: the lines below `layerhold.toml: |`.
+fn configuration(manifest: &str) -> String {
+    let (_, rest) = manifest.split_once("\n  layerhold.toml: |\n").unwrap();
+    let lines = rest
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("    "));
+    lines
+        .map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line)))
+        .collect()
+}
+
+/// What the image sets, as `NAME=VALUE`.
+fn variables() -> Vec<String> {
+    let file = fs::read_to_string("deploy/Dockerfile").unwrap();
+    let words = file
+        .split_whitespace()
+        .filter(|it| it.starts_with("LAYERHOLD_"));
+    let variables: Vec<_> = words
+        .filter(|it| it.contains('='))
+        .map(str::to_owned)
+        .collect();
+    assert!(!variables.is_empty());
+    variables
+}
+
+/// The number behind `key: ` in a manifest.
+fn number(manifest: &str, key: &str) -> u64 {
+    let (_, rest) = manifest.split_once(&format!(" {key}: ")).unwrap();
+    rest.lines().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_manifests_configure_what_there_is_to_configure() {
+    for name in ["deployment", "daemonset"] {
+        let manifest = fs::read_to_string(format!("deploy/kubernetes/{name}.yaml")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("layerhold.toml");
+        fs::write(&file, configuration(&manifest)).unwrap();
+        let flags = manifest
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- --"));
+        let flags = flags
+            .filter(|it| !it.starts_with("config="))
+            .map(|it| format!("--{it}"));
+        let mut command = Command::new("env");
+        command
+            .args(variables())
+            .arg(env!("CARGO_BIN_EXE_layerhold"));
+        command.arg("check").arg("--config").arg(&file).args(flags);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{name}: {said}");
+        let runs: toml::Table = String::from_utf8(output.stdout).unwrap().parse().unwrap();
+
+        let dir = runs["cache"]["dir"].as_str().unwrap();
+        assert!(
+            manifest.contains(&format!("mountPath: {dir}")),
+            "{name}: {dir}"
+        );
+        for (listens, named) in [("listen", ":5000"), ("admin_listen", ":9555")] {
+            let address = runs[listens].as_array().map_or(&runs[listens], |it| &it[0]);
+            assert!(
+                address.as_str().unwrap().ends_with(named),
+                "{name}: {address}"
+            );
+        }
+        let drain = runs["timeouts"]["drain"].as_str().unwrap();
+        let drain: u64 = drain.strip_suffix('s').unwrap().parse().unwrap();
+        assert!(
+            number(&manifest, "terminationGracePeriodSeconds") > drain,
+            "{name}"
+        );
+    }
+}
