@@ -66,6 +66,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("debootstrap", "debootstrap"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
     ("skopeo", "skopeo"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),

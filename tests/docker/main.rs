@@ -1,7 +1,7 @@
 //! A real docker daemon pulls through layerhold from a real registry.
 //!
-//! Needs root and, from Debian, `docker.io`, `docker-registry`, `debootstrap` and `skopeo`; the
-//! network only once, for a Debian from the machine's own package mirror. So it is run by name:
+//! Needs root and, from Debian, `docker.io`, `docker-registry`, `debootstrap`, `prometheus` and
+//! `skopeo`; the network only once, for a Debian from the machine's own package mirror. So it is run by name:
 //!
 //! ```text
 //! cargo test --release --test docker
@@ -12,6 +12,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 mod image;
+mod scrape;
 mod lab;
 mod images;
 mod proxy;

@@ -63,6 +63,11 @@ default = true
         self.registry
     }
 
+    /// Where metrics are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// How many requests had this outcome.
     pub(crate) fn requests_with_outcome(&self, outcome: &str) -> usize {
         let metrics = String::from_utf8(http::get(self.admin, "/metrics", "*/*")).unwrap();

@@ -72,14 +72,38 @@ fn the_readme_lists_the_metrics_that_there_are() {
         .filter(|line| line.starts_with('|'))
         .flat_map(|line| metrics_in(line, '`'))
         .collect();
-    let registered: BTreeSet<String> = sources(Path::new("src"))
-        .iter()
-        .flat_map(|file| metrics_in(&fs::read_to_string(file).unwrap(), '"'))
-        .collect();
+    let registered = registered_metrics();
     let unknown: Vec<_> = listed.difference(&registered).collect();
     let secret: Vec<_> = registered.difference(&listed).collect();
     assert!(unknown.is_empty(), "listed but not registered: {unknown:?}");
     assert!(secret.is_empty(), "registered but not listed: {secret:?}");
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
+    let registered = registered_metrics();
+    let histograms = ["_bucket", "_sum", "_count"];
+    for file in ["deploy/alerts.yml", "deploy/grafana.json"] {
+        let text = fs::read_to_string(file).unwrap();
+        let names = named_after("layerhold_", &text);
+        assert!(names.len() >= 10, "{file}");
+        for name in names {
+            let series = format!("layerhold_{name}");
+            let whole = histograms.iter().find_map(|it| series.strip_suffix(it));
+            let is_there = |name: &str| registered.contains(name);
+            assert!(
+                is_there(&series) || whole.is_some_and(is_there),
+                "{file} asks for {series}"
+            );
+        }
+    }
+}
+
+/// What the floors register.
+fn registered_metrics() -> BTreeSet<String> {
+    let floors = sources(Path::new("src"));
+    let texts = floors.iter().map(|file| fs::read_to_string(file).unwrap());
+    texts.flat_map(|text| metrics_in(&text, '"')).collect()
 }
 
 /// Where a file is in the tree of modules; a `mod.rs` is where its folder is. The crate's own files are nowhere.
