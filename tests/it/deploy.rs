@@ -1,4 +1,4 @@
-//! What `deploy/` says to the program is what the program takes.
+//! What `deploy/` and the README say to the program is what the program takes.
 
 use std::fs;
 use std::process::Command;
@@ -75,5 +75,30 @@ fn the_manifests_configure_what_there_is_to_configure() {
             number(&manifest, "terminationGracePeriodSeconds") > drain,
             "{name}"
         );
+    }
+}
+
+#[test]
+fn the_readmes_examples_of_credentials_are_accepted() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, section) = readme.split_once("\n## Credentials\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let examples = section.split("\n```toml\n").skip(1);
+    let examples: String = examples.map(|it| it.split("```").next().unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("layerhold.toml");
+    fs::write(&file, &examples).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+    command.arg("check").arg("--config").arg(&file).env_clear();
+    let output = command.env("HOME", dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let runs: toml::Table = String::from_utf8(output.stdout).unwrap().parse().unwrap();
+    let upstreams = runs["upstream"].as_array().unwrap();
+    assert_eq!(upstreams.len(), 5);
+    for upstream in upstreams {
+        let file = upstream.get("username").and(upstream.get("password_file"));
+        let helper = upstream.get("credential_helper");
+        assert!(file.xor(helper).is_some(), "{upstream}");
     }
 }
