@@ -17,6 +17,7 @@ mod site;
 mod sender;
 mod body;
 mod transport;
+mod dialer;
 mod token;
 mod challenge;
 mod party;

@@ -2,7 +2,7 @@
 
 use http::Uri;
 use http::uri::Scheme;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::error::Fault;
 
@@ -117,6 +117,14 @@ pub(super) fn literal(host: &str) -> Option<IpAddr> {
         .trim_end_matches(']')
         .parse()
         .ok()
+}
+
+/// The same with an address in the place of its host.
+pub(super) fn with_address(uri: &Uri, address: IpAddr) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    let authority = SocketAddr::new(address, port(uri)).to_string();
+    parts.authority = authority.parse().ok();
+    Uri::from_parts(parts).unwrap_or_default()
 }
 
 fn port(uri: &Uri) -> u16 {

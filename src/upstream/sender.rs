@@ -23,7 +23,7 @@ use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::party;
 use super::token::{Place, Token, Tokens};
-use super::transport::{self, Rule, Transport, TransportError};
+use super::transport::{self, Transport, TransportError, Transports};
 use crate::oci::{Endpoint, MANIFEST_ACCEPT, RepositoryName};
 
 /// Sends questions to one registry.
@@ -33,10 +33,7 @@ pub(super) struct Sender {
     name: String,
     host: String,
     config: SiteConfig,
-    /// For the upstream itself.
-    own: Transport,
-    /// For whomever it names.
-    named: Transport,
+    transports: Transports,
     tokens: Tokens,
     /// Until when the registry asked not to be asked.
     rest_until: Mutex<Option<Instant>>,
@@ -71,12 +68,10 @@ impl Sender {
         config: SiteConfig,
         metrics: Metrics,
     ) -> Result<Self, TransportError> {
-        let (operators, upstreams) = Rule::pair();
         Ok(Self {
             name: name.to_owned(),
             host: host_of(&config.url),
-            own: transport::client(&config, operators)?,
-            named: transport::client(&config, upstreams)?,
+            transports: transport::clients(&config)?,
             tokens: Tokens::default(),
             rest_until: Mutex::new(None),
             config,
@@ -116,7 +111,7 @@ impl Sender {
         let label = question.endpoint.label();
         let mut response = self
             .send(
-                &self.own,
+                &self.transports.own,
                 request(question, &uri, authorization.clone()),
                 label,
             )
@@ -129,7 +124,7 @@ impl Sender {
                 .await?;
             if authorization.is_some() {
                 let request = request(question, &uri, authorization.clone());
-                response = self.send(&self.own, request, label).await?;
+                response = self.send(&self.transports.own, request, label).await?;
             }
         }
         self.note_limits(&response);
@@ -164,9 +159,9 @@ impl Sender {
                 authorization = None;
             }
             let (transport, label) = if is_own {
-                (&self.own, question.endpoint.label())
+                (&self.transports.own, question.endpoint.label())
             } else {
-                (&self.named, "redirect")
+                (&self.transports.named, "redirect")
             };
             // Without its query, which may be signed.
             debug!(upstream = self.name, host = host_of(&target), "redirected");
@@ -227,8 +222,14 @@ impl Sender {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri.clone();
         request.headers_mut().insert(USER_AGENT, AGENT);
-        let is_own = party::is_same(&self.config.url, uri);
-        let transport = if is_own { &self.own } else { &self.named };
+        let is_listed = |it: &Uri| party::is_same(it, uri);
+        let transport = if party::is_same(&self.config.url, uri) {
+            &self.transports.own
+        } else if self.config.token_realms.iter().any(is_listed) {
+            &self.transports.listed
+        } else {
+            &self.transports.named
+        };
         let response = self.send(transport, request, "token").await?;
         match response.status() {
             StatusCode::OK => {}

@@ -368,6 +368,263 @@ async fn pitfall_32_nobody_is_led_where_the_registry_is_not() {
     assert_eq!(here.connections(), 0);
 }
 
+/// A proxy whose registry is `http://registry.example.com` at `address`, in truth the fake.
+fn placed(upstream: &FakeRegistry, address: &str) -> ProxyBuilder {
+    let url = format!("http://registry.example.com:{}", upstream.address().port());
+    TestProxy::in_front_of(upstream)
+        .upstream("url", url)
+        .name("registry.example.com", &[address])
+        .stand_in(address, upstream.address().ip())
+}
+
+/// What a pull comes to that the registry sends to `host`, where somebody serves the blob to whoever comes.
+async fn led(upstream: &FakeRegistry, proxy: &TestProxy, host: &str, server: &FakeRegistry) -> u16 {
+    let blob = Blob::random(KIB);
+    server.serve_blob("loot", &blob);
+    let (port, digest) = (server.address().port(), blob.digest());
+    let location = format!("http://{host}:{port}/v2/loot/blobs/{digest}");
+    upstream.redirect(any(digest), 307, location);
+    proxy.blob(APP, digest).whole().await.head.status
+}
+
+#[tokio::test]
+async fn pitfall_32_a_public_registry_leads_nobody_to_this_machine() {
+    for (listens, hosts) in [
+        (
+            "127.0.0.1",
+            &[
+                "127.0.0.1",
+                "[::ffff:127.0.0.1]",
+                "0.0.0.0",
+                "localhost",
+                "2130706433",
+                "0x7f000001",
+                "127.1",
+            ][..],
+        ),
+        ("::1", &["[::1]", "[::]"]),
+    ] {
+        let hostile = FakeRegistry::start_at(listens).await;
+        let upstream = FakeRegistry::start().await;
+        let proxy = placed(&upstream, "192.0.2.1").start().await;
+        for host in hosts {
+            let status = led(&upstream, &proxy, host, &hostile).await;
+            assert_eq!(status, 502, "{host}");
+        }
+        assert_eq!(upstream.log().len(), hosts.len());
+        assert_eq!(hostile.connections(), 0);
+        // It would have had something to give.
+        let own = FakeRegistry::start().await;
+        let proxy = TestProxy::in_front_of(&own).start().await;
+        let status = led(&own, &proxy, hosts[0], &hostile).await;
+        assert_eq!((status, hostile.connections()), (200, 1));
+    }
+}
+
+/// Addresses that nobody is led to from the Internet.
+const NOT_PUBLIC: [&str; 12] = [
+    "10.0.0.7",
+    "172.16.0.1",
+    "192.168.0.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "0.1.2.3",
+    "224.0.0.1",
+    "fd00::1",
+    "fe80::1",
+    "::ffff:10.0.0.7",
+    "64:ff9b::a9fe:a9fe",
+    "2002:a00:7::",
+];
+
+#[tokio::test]
+async fn pitfall_32_a_public_registry_leads_nobody_into_a_private_network() {
+    let hostile = FakeRegistry::start().await;
+    let upstream = FakeRegistry::start().await;
+    for address in NOT_PUBLIC {
+        let proxy = placed(&upstream, "192.0.2.1")
+            .name("inside.example", &[address])
+            .stand_in(address, hostile.address().ip());
+        let proxy = proxy.start().await;
+        let literal = if address.contains(':') {
+            format!("[{address}]")
+        } else {
+            address.to_owned()
+        };
+        for host in [&literal, "inside.example", "INSIDE.example"] {
+            let status = led(&upstream, &proxy, host, &hostile).await;
+            assert_eq!(status, 502, "{host} at {address}");
+        }
+    }
+    assert_eq!(upstream.log().len(), 3 * NOT_PUBLIC.len());
+    assert_eq!(hostile.connections(), 0);
+}
+
+#[tokio::test]
+async fn pitfall_32_a_second_hop_leads_no_further_than_the_first() {
+    let hostile = FakeRegistry::start().await;
+    let upstream = FakeRegistry::start().await;
+    let host = BlobHost::start().await;
+    let proxy = placed(&upstream, "192.0.2.1")
+        .name("cdn.example", &["198.51.100.1"])
+        .stand_in("198.51.100.1", host.address().ip())
+        .start()
+        .await;
+    let blob = Blob::random(KIB);
+    let link = host.serve(&blob);
+    let place = format!("cdn.example:{}", host.address().port());
+    let link = link.replace(&host.address().to_string(), &place);
+    upstream.redirect(any(blob.digest()), 307, link);
+    proxy.pull_blob(APP, &blob).await;
+
+    let other = Blob::random(KIB);
+    let link = format!("http://{place}/?{SIGNATURE}");
+    upstream.redirect(any(other.digest()), 307, link);
+    let inside = format!("http://{}/", hostile.address());
+    host.redirect(any(""), 307, inside);
+    let whole = proxy.blob(APP, other.digest()).whole().await;
+    assert_eq!(whole.head.status, 502, "{}", whole.text());
+    assert_eq!(host.log().len(), 2);
+    assert_eq!(hostile.connections(), 0);
+}
+
+#[tokio::test]
+async fn pitfall_32_of_a_name_with_several_addresses_only_the_allowed_are_dialled() {
+    // Whoever controls a name can put both into one answer, or one into each.
+    for order in [["10.0.0.7", "198.51.100.1"], ["198.51.100.1", "10.0.0.7"]] {
+        let [host, hostile] = FakeRegistry::two_at(["127.0.0.2", "127.0.0.1"]).await;
+        let upstream = FakeRegistry::start().await;
+        let proxy = placed(&upstream, "192.0.2.1")
+            .name("cdn.example", &order)
+            .stand_in("198.51.100.1", host.address().ip())
+            .stand_in("10.0.0.7", hostile.address().ip())
+            .start()
+            .await;
+        let status = led(&upstream, &proxy, "cdn.example", &host).await;
+        assert_eq!(status, 200, "{order:?}");
+        // The other one is not what is left when the first has failed.
+        host.stop().await;
+        let status = led(&upstream, &proxy, "cdn.example", &hostile).await;
+        assert_eq!(status, 502, "{order:?}");
+        assert_eq!(hostile.connections(), 0, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_leads_to_where_it_is_itself_and_not_beyond() {
+    for (own, target, status) in [
+        ("10.0.0.1", "10.0.0.7", 200),
+        ("10.0.0.1", "192.168.0.1", 200),
+        ("fd00::1", "10.0.0.7", 200),
+        ("10.0.0.1", "198.51.100.1", 200),
+        ("100.64.0.1", "100.100.0.1", 200),
+        ("10.0.0.1", "100.64.0.1", 502),
+        ("10.0.0.1", "127.0.0.1", 502),
+        ("127.0.0.9", "10.0.0.7", 502),
+        // Where machines keep their secrets.
+        ("10.0.0.1", "169.254.169.254", 502),
+        ("169.254.1.1", "169.254.169.254", 502),
+        ("0.0.0.0", "0.0.0.0", 502),
+    ] {
+        let (upstream, host) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        let proxy = placed(&upstream, own).stand_in(target, host.address().ip());
+        let proxy = proxy.start().await;
+        let found = led(&upstream, &proxy, target, &host).await;
+        let expected = (status, usize::from(status == 200));
+        assert_eq!((found, host.connections()), expected, "{own} to {target}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_here_and_there_leads_to_neither() {
+    // Its name may be in the hands of whoever then redirects.
+    for order in [["192.0.2.1", "127.0.0.1"], ["127.0.0.1", "192.0.2.1"]] {
+        let hostile = FakeRegistry::start().await;
+        let upstream = FakeRegistry::start().await;
+        let proxy = placed(&upstream, "192.0.2.1").name("registry.example.com", &order);
+        let proxy = proxy.start().await;
+        let status = led(&upstream, &proxy, "127.0.0.1", &hostile).await;
+        assert_eq!((status, hostile.connections()), (502, 0), "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn networks_that_are_listed_may_be_led_to() {
+    for (networks, target, status) in [
+        (&["10.0.0.0/8"][..], "10.0.0.7", 200),
+        (&["10.0.0.0/8"], "::ffff:10.0.0.7", 200),
+        (&["192.168.0.0/16", "fd00::/8"], "fd00::7", 200),
+        (&["169.254.169.254"], "169.254.169.254", 200),
+        (&["10.0.0.0/8"], "192.168.0.1", 502),
+        (&["10.0.0.0/8"], "64:ff9b::a00:7", 502),
+        (&["0.0.0.0/0"], "fd00::7", 502),
+    ] {
+        let (upstream, host) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        let proxy = placed(&upstream, "192.0.2.1")
+            .upstream("redirect_networks", networks.to_vec())
+            .name("inside.example", &[target])
+            .stand_in(target, host.address().ip());
+        let proxy = proxy.start().await;
+        let found = led(&upstream, &proxy, "inside.example", &host).await;
+        let expected = (status, usize::from(status == 200));
+        assert_eq!((found, host.connections()), expected, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_31_a_token_server_that_is_named_is_where_the_registry_may_lead() {
+    for (address, keys, expected) in [
+        ("198.51.100.1", None, 1),
+        ("10.0.0.7", None, 0),
+        ("169.254.169.254", None, 0),
+        ("10.0.0.7", Some("redirect_networks"), 1),
+        // Whom the operator listed may be anywhere.
+        ("10.0.0.7", Some("token_realms"), 1),
+        ("169.254.169.254", Some("token_realms"), 1),
+    ] {
+        let tokens = TokenServer::start().await;
+        let upstream = FakeRegistry::start().await;
+        let realm = format!("http://auth.example.com:{}", tokens.address().port());
+        let challenge = format!(r#"Bearer realm="{realm}/token",service="fake",scope="{{scope}}""#);
+        upstream.challenge(&tokens, &challenge);
+        let mut proxy = placed(&upstream, "192.0.2.1")
+            .name("auth.example.com", &[address])
+            .stand_in(address, tokens.address().ip());
+        if let Some(key) = keys {
+            let value = if key == "token_realms" {
+                realm
+            } else {
+                "10.0.0.0/8".to_owned()
+            };
+            proxy = proxy.upstream(key, vec![value]);
+        }
+        let proxy = proxy.start().await;
+        let blob = Blob::random(KIB);
+        upstream.serve_blob(APP, &blob);
+        let whole = proxy.blob(APP, blob.digest()).whole().await;
+        let status = if expected == 1 { 200 } else { 502 };
+        assert_eq!(whole.head.status, status, "{address} {keys:?}");
+        assert_eq!(tokens.connections(), expected, "{address} {keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_that_is_listed_does_not_say_where_the_registry_is() {
+    let tokens = TokenServer::start().await;
+    let (upstream, hostile) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let realm = format!("http://auth.example.com:{}", tokens.address().port());
+    let challenge = format!(r#"Bearer realm="{realm}/token",service="fake",scope="{{scope}}""#);
+    upstream.challenge(&tokens, &challenge);
+    let proxy = placed(&upstream, "192.0.2.1")
+        .upstream("token_realms", vec![realm])
+        .name("auth.example.com", &["127.0.0.1"])
+        .start()
+        .await;
+    let status = led(&upstream, &proxy, "127.0.0.1", &hostile).await;
+    assert_eq!((status, tokens.exchanges()), (502, 1));
+    assert_eq!(hostile.connections(), 0);
+}
+
 #[tokio::test]
 async fn a_location_that_is_no_place_to_go_to_is_refused() {
     let elsewhere = FakeRegistry::start().await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use clap::Parser;
 use layerhold::app::{App, Running};
 use layerhold::cli::{Args, Command};
 use layerhold::config::Config;
+use layerhold::upstream::AddressBook;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
@@ -29,6 +30,7 @@ pub(crate) const TWO: &str = "two.example";
 pub(crate) struct ProxyBuilder {
     settings: Table,
     upstreams: Vec<Table>,
+    addresses: AddressBook,
     /// Holds the cache directory and the configuration file; gone with the last who knows it.
     home: Arc<TempDir>,
 }
@@ -53,6 +55,7 @@ impl ProxyBuilder {
         let builder = Self {
             settings: Table::new(),
             upstreams: Vec::new(),
+            addresses: AddressBook::default(),
             home,
         };
         let dir = builder.dir().to_str().unwrap().to_owned();
@@ -123,6 +126,21 @@ impl ProxyBuilder {
         self
     }
 
+    /// Gives a name its addresses, in this process only: nobody is asked for them.
+    pub(crate) fn name(mut self, name: &str, addresses: &[&str]) -> Self {
+        let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
+        self.addresses.names.insert(name.to_owned(), addresses);
+        self
+    }
+
+    /// Has somebody else dialled for an address, in this process only: it is checked as what it is, and reached where a
+    /// test can listen.
+    pub(crate) fn stand_in(mut self, address: &str, dialled: IpAddr) -> Self {
+        let address = address.parse().unwrap();
+        self.addresses.stand_ins.insert(address, dialled);
+        self
+    }
+
     /// The cache directory.
     pub(crate) fn dir(&self) -> PathBuf {
         self.home.path().join("cache")
@@ -137,9 +155,22 @@ impl ProxyBuilder {
         file
     }
 
+    /// The configuration, as the application gets it.
+    fn config(&self) -> Config {
+        let mut config = config(&self.file());
+        for upstream in &mut config.proxy.upstreams {
+            let connection = &mut upstream.connection;
+            let mirrors = connection.mirrors.iter_mut().map(|it| &mut it.site);
+            for site in mirrors.chain([&mut connection.own]) {
+                site.addresses = self.addresses.clone();
+            }
+        }
+        config
+    }
+
     /// Starts the application.
     pub(crate) async fn start(self) -> TestProxy {
-        let config = config(&self.file());
+        let config = self.config();
         let running = within("the start", App::start(config)).await.unwrap();
         let front = Front {
             registry: *running.registry_addresses().first().unwrap(),
@@ -154,7 +185,7 @@ impl ProxyBuilder {
 
     /// Starts the application where it must refuse, and says why it did.
     pub(crate) async fn refused(self) -> String {
-        let config = config(&self.file());
+        let config = self.config();
         match within("the refusal", App::start(config)).await {
             Ok(_) => panic!("it started"),
             Err(error) => chain(&error),

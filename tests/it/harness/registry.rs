@@ -130,11 +130,20 @@ impl FakeRegistry {
 
     /// Listens on a port of its own at one of the addresses of loopback.
     pub(crate) async fn start_at(host: &str) -> Self {
+        Self::start_on(TcpListener::bind((host, 0)).await.unwrap())
+    }
+
+    /// Two registries at these addresses of loopback, on one port.
+    pub(crate) async fn two_at(hosts: [&str; 2]) -> [Self; 2] {
+        let [first, second] = neighbours(hosts).await;
+        [Self::start_on(first), Self::start_on(second)]
+    }
+
+    fn start_on(listener: TcpListener) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             ticks: watch::Sender::new(0),
         });
-        let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let power = Power::on(listener, Arc::clone(&shared));
         Self {
@@ -620,6 +629,17 @@ const BEARER: &str = r#"Bearer realm="{realm}",service="fake",scope="{scope}""#;
 
 /// Bytes written at once.
 const PIECE: usize = 64 << 10;
+
+/// Listens at two addresses on one port, which may take some attempts: it was free at the first of them only.
+async fn neighbours([first, second]: [&str; 2]) -> [TcpListener; 2] {
+    loop {
+        let first = TcpListener::bind((first, 0)).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        if let Ok(second) = TcpListener::bind((second, port)).await {
+            return [first, second];
+        }
+    }
+}
 
 /// Speaks with one client until either has enough. A client that leaves is nobody's fault.
 async fn converse(shared: Arc<Shared>, mut stream: TcpStream) {

@@ -1,0 +1,236 @@
+//! Which addresses are dialled, and on whose word.
+//!
+//! The check of an address is made on the very addresses that are then connected to: a name that means something else a
+//! moment later gains nothing.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{io, vec};
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tower_service::Service;
+
+use super::address::{self, AddressClass};
+use super::config::{AddressBook, SiteConfig};
+use super::party;
+
+/// On whose word an address is dialled, and what is known of where the upstream itself is.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    word: Word,
+    site: Arc<Site>,
+}
+
+/// On whose word an address is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The operator's, who configured the upstream: any address will do, and tells where the upstream is.
+    Operators,
+    /// The operator's, who listed somebody else: any address will do, and tells nothing of the upstream.
+    Listed,
+    /// The upstream's, which named somebody: only some addresses will do.
+    Upstreams,
+}
+
+/// What the rules of one upstream have in common.
+#[derive(Debug)]
+struct Site {
+    whereabouts: Mutex<Whereabouts>,
+    /// Where a redirect may lead, too.
+    networks: Vec<IpNet>,
+    addresses: AddressBook,
+}
+
+/// Where an upstream is, by all the addresses that its name ever had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whereabouts {
+    /// Nobody has looked yet, or a proxy looks in our place.
+    Unknown,
+    /// Always in places of this kind.
+    At(AddressClass),
+    /// Here and there. Its name may be in the hands of the very party that names others: one answer of its name server
+    /// must not open a private network to what it says in the next.
+    Mixed,
+}
+
+/// Makes TCP connections by a rule.
+#[derive(Clone, Debug)]
+pub(super) struct Dialer {
+    tcp: HttpConnector<Resolver>,
+    rule: Rule,
+}
+
+/// Looks names up by a rule; what it gives is what is dialled.
+#[derive(Clone, Debug)]
+pub(super) struct Resolver {
+    rule: Rule,
+}
+
+/// An address that must not be dialled.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream named an address that it may not lead to ({0:?})")]
+struct Forbidden(AddressClass);
+
+impl Rule {
+    /// The rules of one upstream, by whose word they are.
+    pub(super) fn all(config: &SiteConfig) -> impl Fn(Word) -> Self {
+        let site = Arc::new(Site {
+            whereabouts: Mutex::new(Whereabouts::Unknown),
+            networks: config.redirect_networks.clone(),
+            addresses: config.addresses.clone(),
+        });
+        move |word| Self {
+            word,
+            site: Arc::clone(&site),
+        }
+    }
+
+    fn check(&self, address: IpAddr) -> Result<(), Forbidden> {
+        let class = AddressClass::of(address);
+        match self.word {
+            Word::Operators => {
+                let mut whereabouts = self.site.whereabouts.lock();
+                *whereabouts = whereabouts.and(class);
+                Ok(())
+            }
+            Word::Listed => Ok(()),
+            Word::Upstreams => {
+                let own = self.site.whereabouts.lock().class();
+                let is_allowed =
+                    class.is_allowed_from(own) || address::is_in(&self.site.networks, address);
+                is_allowed.then_some(()).ok_or(Forbidden(class))
+            }
+        }
+    }
+
+    /// Who is dialled for an address that was checked: itself, outside of tests.
+    fn stand_in(&self, address: IpAddr) -> IpAddr {
+        let stand_ins = &self.site.addresses.stand_ins;
+        stand_ins.get(&address).copied().unwrap_or(address)
+    }
+
+    /// The addresses of a name.
+    async fn look_up(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let known = self.site.addresses.names.get(&name.to_ascii_lowercase());
+        if let Some(known) = known {
+            return Ok(known.clone());
+        }
+        let found = tokio::net::lookup_host((name, 0)).await?;
+        Ok(found.map(|it| it.ip()).collect())
+    }
+}
+
+impl Whereabouts {
+    /// What is known after one more address.
+    fn and(self, class: AddressClass) -> Self {
+        match self {
+            Self::Unknown => Self::At(class),
+            Self::At(known) if known == class => self,
+            Self::At(_) | Self::Mixed => Self::Mixed,
+        }
+    }
+
+    /// The one kind of place where it is.
+    fn class(self) -> Option<AddressClass> {
+        match self {
+            Self::At(class) => Some(class),
+            Self::Unknown | Self::Mixed => None,
+        }
+    }
+}
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let rule = self.rule.clone();
+        Box::pin(async move {
+            let mut allowed = Vec::new();
+            let mut refused = None;
+            for address in rule.look_up(name.as_str()).await? {
+                match rule.check(address) {
+                    Ok(()) => allowed.push(SocketAddr::new(rule.stand_in(address), 0)),
+                    Err(forbidden) => refused = Some(forbidden),
+                }
+            }
+            match refused.filter(|_| allowed.is_empty()) {
+                Some(forbidden) => Err(io::Error::other(forbidden)),
+                None => Ok(allowed.into_iter()),
+            }
+        })
+    }
+}
+
+type Dialled = <HttpConnector<Resolver> as Service<Uri>>::Response;
+
+impl Dialer {
+    /// Dials by a rule.
+    pub(super) fn new(rule: Rule, connect_timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver { rule: rule.clone() });
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_timeout));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        Self { tcp, rule }
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = Dialled;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Dialled, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut uri: Uri) -> Self::Future {
+        // An address is not looked up, so that nobody else would check it.
+        let address = uri.host().and_then(party::literal);
+        if let Some(address) = address {
+            if let Err(forbidden) = self.rule.check(address) {
+                return Box::pin(async move { Err(forbidden.into()) });
+            }
+            let stand_in = self.rule.stand_in(address);
+            if stand_in != address {
+                uri = party::with_address(&uri, stand_in);
+            }
+        }
+        let dialling = self.tcp.call(uri);
+        Box::pin(async move { Ok(dialling.await?) })
+    }
+}
+
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_where_it_always_was() {
+        use AddressClass::{Loopback, Public};
+        let known = |classes: &[AddressClass]| {
+            let all = classes.iter().copied();
+            all.fold(Whereabouts::Unknown, Whereabouts::and).class()
+        };
+        assert_eq!(known(&[]), None);
+        assert_eq!(known(&[Loopback, Loopback]), Some(Loopback));
+        assert_eq!(known(&[Loopback, Public]), None);
+        assert_eq!(known(&[Public, Loopback, Loopback]), None);
+    }
+}
