@@ -21,8 +21,9 @@ use layerhold::app::{App, Running};
 use layerhold::cli::{
     self, ClientConfig, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop,
 };
-use layerhold::config::{Config, Error as ConfigError, Log, LogFormat};
+use layerhold::config::{Config, Log, LogFormat};
 use layerhold::net::Chain;
+use layerhold::upstream;
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
@@ -45,39 +46,42 @@ fn main() -> ExitCode {
 
 /// What to run on; `None` when that is wrong, which has then been said.
 fn configured(options: &Options) -> Option<Config> {
-    match load(options) {
-        Ok(config) => Some(config),
-        Err(error) => {
-            complain(&Chain(&error).to_string());
-            None
-        }
-    }
+    said(checked(options))
 }
 
-fn load(options: &Options) -> Result<Config, ConfigError> {
+/// What there is; `None` when there is an error instead, which is then said.
+fn said<T>(result: Result<T, String>) -> Option<T> {
+    result.inspect_err(|error| complain(error)).ok()
+}
+
+/// What to run on, with the files that it names.
+fn checked(options: &Options) -> Result<Config, String> {
+    let config = load(options)?;
+    for upstream in &config.proxy.upstreams {
+        upstream::check_files(&upstream.connection)
+            .map_err(|error| format!("upstream[{}]: {}", upstream.namespace, Chain(&error)))?;
+    }
+    Ok(config)
+}
+
+fn load(options: &Options) -> Result<Config, String> {
     // What is not UTF-8 gets a replacement character, which the configuration refuses where it matters.
     let text = |os: OsString| os.to_string_lossy().into_owned();
     let environment: BTreeMap<_, _> = std::env::vars_os()
         .map(|(name, value)| (text(name), text(value)))
         .collect();
-    Config::load(options, &environment)
+    Config::load(options, &environment).map_err(|error| Chain(&error).to_string())
 }
 
 /// Prints what a client needs; `None` when that cannot be said, and why has been.
 fn client_config(typed: &ClientConfig) -> Option<u8> {
-    let config = configured(&typed.options)?;
+    let config = said(load(&typed.options))?;
     let machine = uname();
     let host_name = machine.nodename().to_string_lossy();
-    match config.client_config(typed.client, typed.address.as_deref(), &host_name) {
-        Ok(snippet) => {
-            snippet.remarks.iter().for_each(|it| complain(it));
-            Some(print(&snippet.text))
-        }
-        Err(error) => {
-            complain(&Chain(&error).to_string());
-            None
-        }
-    }
+    let snippet = config.client_config(typed.client, typed.address.as_deref(), &host_name);
+    let snippet = said(snippet.map_err(|error| Chain(&error).to_string()))?;
+    snippet.remarks.iter().for_each(|it| complain(it));
+    Some(print(&snippet.text))
 }
 
 fn print(text: &str) -> u8 {
@@ -152,13 +156,10 @@ async fn run(config: Config, options: &Options) -> Result<u8, Box<dyn Error>> {
 
 /// Reads the configuration again; a wrong one changes nothing.
 fn reload(running: &Running, options: &Options) {
-    let reloaded = load(options)
-        .map_err(|error| Chain(&error).to_string())
-        .and_then(|config| {
-            running
-                .reload(&config)
-                .map_err(|error| Chain(&error).to_string())
-        });
+    let reloaded = checked(options).and_then(|config| {
+        let reloaded = running.reload(&config);
+        reloaded.map_err(|error| Chain(&error).to_string())
+    });
     if let Err(error) = reloaded {
         error!(
             error,

@@ -11,6 +11,7 @@
 //!
 //! **What is absent:** no disk, no knowledge of what the bytes are for, and no credentials of anybody's.
 
+mod files;
 mod transfer;
 mod client;
 mod site;
@@ -18,6 +19,7 @@ mod sender;
 mod body;
 mod transport;
 mod dialer;
+mod tls;
 mod token;
 mod challenge;
 mod party;
@@ -32,7 +34,9 @@ pub use config::{
     TlsConfig,
 };
 pub use error::{Class, Error, Fault};
+pub use files::check_files;
 pub use metrics::Metrics;
 pub use site::{BlobHead, Listing, Manifest, ManifestHead, media_type_of};
+pub use tls::FileError;
 pub use transfer::{Source, Sources, Transfer};
 pub use transport::TransportError;

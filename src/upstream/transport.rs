@@ -10,11 +10,11 @@ use http_body_util::Empty;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
-use tracing::debug;
+use rustls::ClientConfig;
 
 use super::config::SiteConfig;
 use super::dialer::{Dialer, Rule, Word};
+use super::tls::{FileError, Tls};
 
 /// A pooled HTTP/1.1 client.
 pub(super) type Transport = Client<HttpsConnector<Dialer>, Empty<Bytes>>;
@@ -36,56 +36,40 @@ pub enum TransportError {
     /// The TLS library refused its own defaults.
     #[error("no TLS client could be set up")]
     Tls(#[from] rustls::Error),
+    /// A file that the configuration names is not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
-/// The clients of one upstream.
+/// The clients of one upstream. Reads the files that its configuration names, and blocks for that.
 ///
 /// # Errors
 ///
 /// When TLS cannot be set up.
 pub(super) fn clients(config: &SiteConfig) -> Result<Transports, TransportError> {
     let rule = Rule::all(config);
+    let tls = Tls::load(&config.tls)?;
+    let dialer = |word| Dialer::new(rule(word), config.connect_timeout);
     Ok(Transports {
-        own: client(config, rule(Word::Operators))?,
-        named: client(config, rule(Word::Upstreams))?,
-        listed: client(config, rule(Word::Listed))?,
+        own: client(dialer(Word::Operators), tls.for_own()?),
+        named: client(dialer(Word::Upstreams), tls.for_others()?),
+        listed: client(dialer(Word::Listed), tls.for_others()?),
     })
 }
 
-/// A client that dials by a rule. HTTP/1.1 only: a blob's throughput then hangs on no flow-control window but TCP's.
-fn client(config: &SiteConfig, rule: Rule) -> Result<Transport, TransportError> {
-    let dialer = Dialer::new(rule, config.connect_timeout);
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let tls = ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots())
-        .with_no_client_auth();
+/// HTTP/1.1 only: a blob's throughput then hangs on no flow-control window but TCP's.
+fn client(dialer: Dialer, tls: ClientConfig) -> Transport {
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
         .wrap_connector(dialer);
-    let client = Client::builder(TokioExecutor::new())
+    Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(POOL_IDLE_MAX)
         .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
-        .build(connector);
-    Ok(client)
-}
-
-/// The machine's own roots, or the ones that came with the program where the machine has none.
-fn roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        debug!(error = %error, "part of the machine's certificate roots could not be read");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
+        .build(connector)
 }
 
 const POOL_IDLE: Duration = Duration::from_secs(60);

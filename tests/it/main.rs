@@ -18,6 +18,7 @@ mod errors;
 mod auth;
 mod redirect;
 mod mirrors;
+mod transport;
 mod faults;
 mod grants;
 mod evict;

@@ -68,6 +68,14 @@ async fn pitfall_48_a_broken_file_changes_nothing_and_says_so() {
         .await;
         binary.pull_manifest(APP, "v1").await;
     }
+    let unreadable = builder.clone().upstream("ca_file", "/nowhere/ca.pem");
+    unreadable.file();
+    reload(
+        &binary,
+        "the configuration could not be reloaded, going on with the old one",
+    )
+    .await;
+    binary.pull_manifest(APP, "v1").await;
     builder.file();
     reload(&binary, RELOADED).await;
     binary.pull_manifest(APP, "v1").await;

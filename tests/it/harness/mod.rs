@@ -6,6 +6,7 @@
 
 pub(crate) mod binary;
 pub(crate) mod proxy;
+pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod host;
 pub(crate) mod registry;
@@ -24,6 +25,7 @@ pub(crate) use host::BlobHost;
 pub(crate) use proxy::{ProxyBuilder, TestProxy};
 pub(crate) use registry::{At, FakeRegistry};
 pub(crate) use script::{Fault, any, get, head};
+pub(crate) use tls::{Authority, Demand, TlsFront};
 pub(crate) use token::TokenServer;
 
 /// One mebibyte.

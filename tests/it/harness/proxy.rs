@@ -141,6 +141,13 @@ impl ProxyBuilder {
         self
     }
 
+    /// Writes a file next to the configuration's and says where it is.
+    pub(crate) fn write(&self, name: &str, content: &str) -> String {
+        let file = self.home.path().join(name);
+        fs::write(&file, content).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
     /// The cache directory.
     pub(crate) fn dir(&self) -> PathBuf {
         self.home.path().join("cache")
