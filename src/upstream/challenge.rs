@@ -14,8 +14,10 @@ impl Challenge {
     /// All challenges of a response, in their order. What cannot be parsed ends its own field and nothing else.
     pub(super) fn all(headers: &HeaderMap) -> Vec<Self> {
         let fields = headers.get_all(WWW_AUTHENTICATE).iter();
-        let texts = fields.filter_map(|it| it.to_str().ok());
-        texts.take(FIELDS_MAX).flat_map(Self::parse).collect()
+        // Realms are for people to read, and some write them in their own language.
+        let texts = fields.map(|it| String::from_utf8_lossy(it.as_bytes()));
+        let challenges = texts.take(FIELDS_MAX).flat_map(|it| Self::parse(&it));
+        challenges.take(CHALLENGES_MAX).collect()
     }
 
     /// A parameter's value.
@@ -52,7 +54,7 @@ impl Challenge {
                         scheme,
                         parameters: Vec::new(),
                     });
-                    rest = after;
+                    rest = without_token68(after);
                 }
             }
             rest = rest.trim_start_matches(is_separator);
@@ -76,6 +78,16 @@ const fn is_separator(character: char) -> bool {
 fn token(text: &str) -> (&str, &str) {
     let is_tchar = |it: char| it.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(it);
     text.split_at(text.find(|it| !is_tchar(it)).unwrap_or(text.len()))
+}
+
+/// What follows a token68 (RFC 9110 §11.2), which some schemes have instead of parameters, and the text itself where it
+/// does not begin with one. Only its end tells it from a parameter.
+fn without_token68(text: &str) -> &str {
+    let is_part = |it: char| it.is_ascii_alphanumeric() || "-._~+/".contains(it);
+    let rest = text.trim_start_matches(is_part);
+    let after = rest.trim_start_matches('=').trim_start_matches(is_space);
+    let is_one = rest.len() < text.len() && (after.is_empty() || after.starts_with(','));
+    if is_one { after } else { text }
 }
 
 /// A token or a quoted string, and what follows; `None` when the string does not end.
@@ -174,6 +186,36 @@ mod tests {
             Challenge::parse(r#"Bearer realm="x"#)[0].parameter("realm"),
             None
         );
+    }
+
+    #[test]
+    fn pitfall_44_what_stands_around_a_challenge_does_not_hide_it() {
+        for field in [
+            r#"Negotiate, bearer realm="r",service="s""#,
+            r#"Negotiate oRQwEqADCgEA/x+y==, Bearer realm="r",service="s""#,
+            r#"Basic realm="a, Bearer realm=\"x\"", Bearer realm="r", service="s""#,
+            r#"Digest qop="auth, auth-int", nonce=a==, BEARER Service="s",Realm="r""#,
+            ", ,Bearer\trealm = \"r\" ,, service=s , Custom",
+            r#"Basic realm="Zugriff für alle", Bearer realm="r",service="s""#,
+            r#"Bearer realm="r",error="invalid_token",service="s",error_description="a \"b\", c""#,
+        ] {
+            let mut headers = HeaderMap::new();
+            let field = http::HeaderValue::from_bytes(field.as_bytes()).unwrap();
+            headers.append(WWW_AUTHENTICATE, "Basic realm=\"first\"".parse().unwrap());
+            headers.append(WWW_AUTHENTICATE, "Broken realm=\"".parse().unwrap());
+            headers.append(WWW_AUTHENTICATE, field.clone());
+            let found = Challenge::all(&headers);
+            let mut bearers = found.iter().filter(|it| it.scheme == "bearer");
+            let bearer = bearers.next().unwrap();
+            let said = (bearer.parameter("realm"), bearer.parameter("service"));
+            assert_eq!(said, (Some("r"), Some("s")), "{field:?}");
+            assert!(bearers.next().is_none(), "{field:?}");
+            assert_eq!(found[0].parameter("realm"), Some("first"));
+        }
+        // What has a token68 has no parameters, and what has parameters no token68.
+        let found = Challenge::parse("Negotiate realm=, Bearer realm=r");
+        assert_eq!(found[0].parameter("realm"), None);
+        assert_eq!(found[1].parameter("realm"), Some("r"));
     }
 
     #[test]
