@@ -35,8 +35,9 @@
 //!   how content comes about.*
 //! - [`proxy`] is what pulling means: routes, grants, freshness, and what an answer is. *It opens no socket and joins no
 //!   path.*
-//! - [`cache`] is bytes on disk. *It cannot name a host.* [`upstream`] is one remote registry. *It cannot name a file.*
-//!   The two never meet but in `proxy`, so that the cache is tested without a network and the client without a disk.
+//! - [`cache`] is bytes on disk. *It cannot name a host.* [`upstream`] is one remote registry. *It names no file
+//!   but those of its credentials and certificates.* The two never meet but in `proxy`, so that the cache is tested without
+//!   a network and the client without a disk.
 //! - [`net`] holds HTTP pieces that know no registry; [`oci`] holds the spec's words as types, *without I/O, clock or
 //!   async*.
 //!

@@ -116,7 +116,8 @@ impl Error {
                 | upstream::Error::Short { .. }
                 | upstream::Error::Status { .. }
                 | upstream::Error::Offline { .. }
-                | upstream::Error::Invalid { .. } => StatusCode::BAD_GATEWAY,
+                | upstream::Error::Invalid { .. }
+                | upstream::Error::Credential { .. } => StatusCode::BAD_GATEWAY,
             },
             Self::Mismatch { .. } | Self::Broken(_) => StatusCode::BAD_GATEWAY,
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -154,7 +155,8 @@ impl Error {
                     | upstream::Error::Silent { .. }
                     | upstream::Error::Status { .. }
                     | upstream::Error::Offline { .. }
-                    | upstream::Error::Invalid { .. },
+                    | upstream::Error::Invalid { .. }
+                    | upstream::Error::Credential { .. },
                     _,
                 ) => None,
             },
@@ -180,7 +182,8 @@ impl Error {
                 | upstream::Error::Cut { .. }
                 | upstream::Error::Short { .. }
                 | upstream::Error::Offline { .. }
-                | upstream::Error::Invalid { .. } => None,
+                | upstream::Error::Invalid { .. }
+                | upstream::Error::Credential { .. } => None,
             },
             Self::Busy => Some(RETRY_AFTER),
             Self::Request(_)

@@ -1,6 +1,7 @@
 //! A response body in progress.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,7 +99,7 @@ impl Body {
             let frame = match timeout(self.idle_timeout, self.incoming.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(source))) => {
-                    let host = self.host.clone();
+                    let (host, source) = (self.host.clone(), Arc::new(source));
                     return Err(Error::Cut { host, source });
                 }
                 Ok(None) => return Ok(None),

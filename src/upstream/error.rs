@@ -1,11 +1,14 @@
 //! What goes wrong between us and an upstream registry, and what kind of news it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// What went wrong between us and an upstream registry.
-#[derive(Debug, thiserror::Error)]
+use super::credential::CredentialError;
+
+/// What went wrong between us and an upstream registry. A clone is for those who waited for the same.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// No connection could be made, or the one that was made broke before the response head.
     #[error("could not reach {host}")]
@@ -14,7 +17,7 @@ pub enum Error {
         host: String,
         /// What the client said.
         #[source]
-        source: hyper_util::client::legacy::Error,
+        source: Arc<hyper_util::client::legacy::Error>,
     },
     /// The connection broke within a body.
     #[error("{host} broke off the transfer")]
@@ -23,7 +26,7 @@ pub enum Error {
         host: String,
         /// What the connection said.
         #[source]
-        source: hyper::Error,
+        source: Arc<hyper::Error>,
     },
     /// A body ended in order, and before its length.
     #[error("{host} sent less than it announced")]
@@ -76,6 +79,15 @@ pub enum Error {
         host: String,
         /// What is wrong with it.
         fault: Fault,
+    },
+    /// It cannot be said who we are, and nothing was asked.
+    #[error("no credentials for {host} could be had")]
+    Credential {
+        /// The registry.
+        host: String,
+        /// Why.
+        #[source]
+        source: CredentialError,
     },
 }
 
@@ -149,7 +161,8 @@ impl Error {
             | Self::Silent { .. }
             | Self::Status { .. }
             | Self::Offline { .. }
-            | Self::Invalid { .. } => Class::Unavailable,
+            | Self::Invalid { .. }
+            | Self::Credential { .. } => Class::Unavailable,
         }
     }
 
@@ -170,7 +183,8 @@ impl Error {
             Self::Gone { .. }
             | Self::Refused { .. }
             | Self::Offline { .. }
-            | Self::Invalid { .. } => false,
+            | Self::Invalid { .. }
+            | Self::Credential { .. } => false,
         }
     }
 
@@ -185,7 +199,8 @@ impl Error {
             | Self::Gone { .. }
             | Self::Refused { .. }
             | Self::Offline { .. }
-            | Self::Status { .. } => None,
+            | Self::Status { .. }
+            | Self::Credential { .. } => None,
         }
     }
 
@@ -200,7 +215,8 @@ impl Error {
             | Self::Gone { .. }
             | Self::Refused { .. }
             | Self::Offline { .. }
-            | Self::Invalid { .. } => None,
+            | Self::Invalid { .. }
+            | Self::Credential { .. } => None,
         }
     }
 
@@ -215,6 +231,7 @@ impl Error {
             | Self::Offline { .. }
             | Self::Status { .. } => "status",
             Self::Invalid { .. } => "invalid",
+            Self::Credential { .. } => "credential",
         }
     }
 }

@@ -7,9 +7,11 @@
 //! an ordered list of places of the same content; a cut or a stall continues by `Range` at the next of them, and whoever
 //! reads does not notice.
 //!
-//! Tokens are exchanged anonymously, where a registry asks for them; redirects are followed to another party without them.
+//! Whoever the operator says that we are to a site goes to that site and to the token servers that may speak for it, and to
+//! nobody else: redirects are followed to another party without credentials and without tokens.
 //!
-//! **What is absent:** no disk, no knowledge of what the bytes are for, and no credentials of anybody's.
+//! **What is absent:** no disk but for the files that say who we are, no knowledge of what the bytes are for, and no
+//! credentials of a client's.
 
 mod files;
 mod transfer;
@@ -25,6 +27,9 @@ mod challenge;
 mod party;
 mod address;
 mod error;
+mod credentials;
+mod helper;
+mod credential;
 mod metrics;
 mod config;
 
@@ -33,6 +38,7 @@ pub use config::{
     AddressBook, ClientCertificate, Config, CredentialSource, Egress, MirrorConfig, SiteConfig,
     TlsConfig,
 };
+pub use credential::CredentialError;
 pub use error::{Class, Error, Fault};
 pub use files::check_files;
 pub use metrics::Metrics;

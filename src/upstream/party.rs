@@ -12,25 +12,50 @@ pub(super) fn is_same(a: &Uri, b: &Uri) -> bool {
     a.scheme() == b.scheme() && host(a) == host(b) && port(a) == port(b)
 }
 
-/// Whether a token server may be asked on behalf of an upstream: it lies in the upstream's registrable domain (by the
-/// public-suffix list), or on the same host at any port where the upstream has no such domain; and an https upstream has
-/// no http token server. (CVE-2026-33540, CVE-2020-15157: clients that asked whom they were told to.)
-pub(super) fn is_own_realm(upstream: &Uri, realm: &Uri) -> bool {
-    let (Some(own), Some(theirs)) = (upstream.host(), realm.host()) else {
+/// A token server that may be asked on behalf of an upstream, by what makes it one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Realm {
+    /// It is the upstream itself.
+    Own,
+    /// The operator listed it.
+    Listed,
+    /// It is of the upstream's domain.
+    Named,
+}
+
+impl Realm {
+    /// Whether a token server may be asked on behalf of an upstream, and learn our credentials: it is the upstream itself,
+    /// or listed to the letter of scheme, host and port, or lies in the upstream's registrable domain (by the public-suffix
+    /// list), or on the same host at any port where the upstream has no such domain. An https upstream has no http token
+    /// server, listed or not. (CVE-2026-33540, CVE-2020-15157: clients that asked whom they were told to.)
+    pub(super) fn of(upstream: &Uri, listed: &[Uri], realm: &Uri) -> Option<Self> {
+        let scheme_kept = match realm.scheme().map(Scheme::as_str) {
+            Some("https") => true,
+            Some("http") => upstream.scheme() != Some(&Scheme::HTTPS),
+            _ => false,
+        };
+        let has_userinfo = realm
+            .authority()
+            .is_some_and(|it| it.as_str().contains('@'));
+        if !scheme_kept || has_userinfo {
+            None
+        } else if is_same(upstream, realm) {
+            Some(Self::Own)
+        } else if listed.iter().any(|it| is_same(it, realm)) {
+            Some(Self::Listed)
+        } else {
+            is_of_domain(upstream, realm).then_some(Self::Named)
+        }
+    }
+}
+
+/// Whether two addresses are of one host, or of one registrable domain.
+fn is_of_domain(upstream: &Uri, other: &Uri) -> bool {
+    let (Some(own), Some(theirs)) = (upstream.host(), other.host()) else {
         return false;
     };
     let (own, theirs) = (own.to_ascii_lowercase(), theirs.to_ascii_lowercase());
-    let same_party = own == theirs
-        || registrable(&own).is_some_and(|domain| registrable(&theirs) == Some(domain));
-    let scheme_kept = match realm.scheme().map(Scheme::as_str) {
-        Some("https") => true,
-        Some("http") => upstream.scheme() != Some(&Scheme::HTTPS),
-        _ => false,
-    };
-    let has_userinfo = realm
-        .authority()
-        .is_some_and(|it| it.as_str().contains('@'));
-    same_party && scheme_kept && !has_userinfo
+    own == theirs || registrable(&own).is_some_and(|domain| registrable(&theirs) == Some(domain))
 }
 
 /// Where a redirect leads: an absolute `Location`, or one relative to what was asked (RFC 9110 §10.2.2). https is never
@@ -190,6 +215,7 @@ mod tests {
                 false,
             ),
             ("https://a.co.uk", "https://b.co.uk/token", false),
+            ("https://co.uk", "https://b.co.uk/token", false),
             ("https://a.github.io", "https://b.github.io/token", false),
             (
                 "https://registry.a.internal",
@@ -220,9 +246,49 @@ mod tests {
             ("https://ghcr.io", "ftp://ghcr.io/token", false),
             ("https://ghcr.io", "/token", false),
         ] {
-            let found = is_own_realm(&uri(upstream), &uri(realm));
-            assert_eq!(found, expected, "{upstream} names {realm}");
+            let found = Realm::of(&uri(upstream), &[], &uri(realm));
+            assert_eq!(found.is_some(), expected, "{upstream} names {realm}");
         }
+    }
+
+    #[test]
+    fn pitfall_31_an_address_is_another_party_than_a_name_whatever_that_means() {
+        for (upstream, realm) in [
+            ("https://ghcr.io", "https://140.82.121.33/token"),
+            ("https://ghcr.io", "https://10.0.0.1/token"),
+            ("https://ghcr.io", "https://[::1]/token"),
+            ("https://registry", "https://10.0.0.1/token"),
+            ("https://registry", "https://evil/token"),
+            ("https://10.0.0.1", "https://1.0.0.1/token"),
+            ("https://192.0.2.1", "https://registry/token"),
+        ] {
+            let found = Realm::of(&uri(upstream), &[], &uri(realm));
+            assert_eq!(found, None, "{upstream} names {realm}");
+        }
+    }
+
+    #[test]
+    fn a_listed_token_server_is_one_to_the_letter() {
+        let listed = ["https://auth.example:444", "http://auth.example"].map(uri);
+        let upstream = "https://a.b";
+        for (realm, expected) in [
+            ("https://auth.example:444/x/token?y", Some(Realm::Listed)),
+            ("https://AUTH.example:444/token", Some(Realm::Listed)),
+            ("https://auth.example/token", None),
+            ("https://x.auth.example:444/token", None),
+            ("https://u@auth.example:444/token", None),
+            // Never in clear what goes to the upstream itself in secret.
+            ("http://auth.example/token", None),
+            ("http://auth.example:444/token", None),
+        ] {
+            let found = Realm::of(&uri(upstream), &listed, &uri(realm));
+            assert_eq!(found, expected, "{realm}");
+        }
+        let plain = uri("http://a.b");
+        let realm = uri("http://auth.example/token");
+        assert_eq!(Realm::of(&plain, &listed, &realm), Some(Realm::Listed));
+        let own = uri("https://a.b:443/token");
+        assert_eq!(Realm::of(&uri(upstream), &listed, &own), Some(Realm::Own));
     }
 
     #[test]

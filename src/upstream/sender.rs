@@ -1,17 +1,19 @@
 //! One question to a registry, through whatever stands before the answer: a challenge, a token server, a redirect.
 //!
-//! Nobody whom the upstream names receives anything of ours but the question itself: a token goes to the upstream alone,
-//! and what a redirect leads to is another party, whose word about the content is not the registry's.
+//! Nobody whom the upstream names receives anything of ours but the question itself. A token goes to the upstream alone;
+//! a password goes to the upstream, where it asks for one, and to token servers that may speak for it ([`party::Realm`]).
+//! What a redirect leads to is another party, whose word about the content is not the registry's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -19,9 +21,11 @@ use tracing::{debug, warn};
 
 use super::challenge::Challenge;
 use super::config::SiteConfig;
+use super::credential::Credential;
+use super::credentials::Credentials;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
-use super::party;
+use super::party::{self, Realm};
 use super::token::{Place, Token, Tokens};
 use super::transport::{self, Transport, TransportError, Transports};
 use crate::oci::{Endpoint, MANIFEST_ACCEPT, RepositoryName};
@@ -34,6 +38,9 @@ pub(super) struct Sender {
     host: String,
     config: SiteConfig,
     transports: Transports,
+    credentials: Credentials,
+    /// Whether the site was last seen to ask for a password, which it then gets at once.
+    wants_password: AtomicBool,
     tokens: Tokens,
     /// Until when the registry asked not to be asked.
     rest_until: Mutex<Option<Instant>>,
@@ -62,6 +69,19 @@ pub(super) struct Reply {
     is_own: bool,
 }
 
+/// An answer of the site itself, and what it was shown for it.
+type Asked = (Response<Incoming>, Option<HeaderValue>);
+
+/// What there is to get into a repository with.
+struct Entry<'a> {
+    name: &'a RepositoryName,
+    credential: Option<&'a Arc<Credential>>,
+    /// Of the credential's tokens for the repository.
+    place: &'a Place,
+    /// What the registry has just refused.
+    rejected: Option<&'a HeaderValue>,
+}
+
 impl Sender {
     pub(super) fn new(
         name: &str,
@@ -72,6 +92,8 @@ impl Sender {
             name: name.to_owned(),
             host: host_of(&config.url),
             transports: transport::clients(&config)?,
+            credentials: Credentials::new(name, &config),
+            wants_password: AtomicBool::new(false),
             tokens: Tokens::default(),
             rest_until: Mutex::new(None),
             config,
@@ -105,28 +127,25 @@ impl Sender {
 
     async fn ask_once(&self, question: &Question<'_>) -> Result<Reply, Error> {
         self.check_rest()?;
+        let current = self.credentials.current().await;
+        let mut credential = current.map_err(|source| {
+            let host = self.host.clone();
+            Error::Credential { host, source }
+        })?;
         let uri = self.uri(question);
-        let place = question.endpoint.name().map(|name| self.tokens.place(name));
-        let mut authorization = place.as_ref().and_then(|it| it.token());
-        let label = question.endpoint.label();
-        let mut response = self
-            .send(
-                &self.transports.own,
-                request(question, &uri, authorization.clone()),
-                label,
-            )
-            .await?;
-        if let Some(place) = place.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
-            let challenges = Challenge::all(response.headers());
-            let rejected = authorization.take();
-            authorization = self
-                .authorize(question, &place, &challenges, rejected)
-                .await?;
-            if authorization.is_some() {
-                let request = request(question, &uri, authorization.clone());
-                response = self.send(&self.transports.own, request, label).await?;
+        let mut asked = self.ask_as(credential.as_ref(), question, &uri).await;
+        if is_unauthorized(&asked) {
+            // What was right when it was read may be wrong by now.
+            let other = self.credentials.instead_of(credential.as_ref()).await;
+            if let Some(other) = other.ok().filter(|it| *it != credential) {
+                credential = other;
+                asked = self.ask_as(credential.as_ref(), question, &uri).await;
+            }
+            if is_unauthorized(&asked) {
+                self.credentials.refused(credential.as_ref());
             }
         }
+        let (response, authorization) = asked?;
         self.note_limits(&response);
         if question.follows && response.status().is_redirection() {
             return self.follow(question, uri, response, authorization).await;
@@ -136,6 +155,45 @@ impl Sender {
             host: self.host.clone(),
             is_own: true,
         })
+    }
+
+    /// Asks the site itself, and once more with what it then wants to see; its answer, and what it saw.
+    async fn ask_as(
+        &self,
+        credential: Option<&Arc<Credential>>,
+        question: &Question<'_>,
+        uri: &Uri,
+    ) -> Result<Asked, Error> {
+        let label = question.endpoint.label();
+        let name = question.endpoint.name();
+        let place = name.map(|name| self.tokens.place(credential, name));
+        let wants_password = self.wants_password.load(Ordering::Relaxed);
+        let password = || credential.filter(|_| wants_password)?.basic();
+        let token = place.as_ref().and_then(|it| it.token());
+        let shown = token.or_else(password);
+        let first = request(question, uri, shown.clone());
+        let response = self.send(&self.transports.own, first, label).await?;
+        let (Some(name), Some(place)) = (name, place) else {
+            return Ok((response, shown));
+        };
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok((response, shown));
+        }
+        let challenges = Challenge::all(response.headers());
+        let entry = Entry {
+            name,
+            credential,
+            place: &place,
+            rejected: shown.as_ref(),
+        };
+        let Some(shown) = self.authorize(&entry, &challenges).await? else {
+            return Ok((response, None));
+        };
+        let second = request(question, uri, Some(shown.clone()));
+        Ok((
+            self.send(&self.transports.own, second, label).await?,
+            Some(shown),
+        ))
     }
 
     /// Follows redirects. A token stays with the upstream, and does not come back once it was left.
@@ -179,56 +237,74 @@ impl Sender {
         Err(self.invalid(Fault::Redirect))
     }
 
-    /// Has a token server give us what the registry wants to see; `None` when it wants something else.
+    /// What the registry wants to see, by its challenges: a token, or else a password; `None` when it is something else, or
+    /// nothing that we have.
     async fn authorize(
         &self,
-        question: &Question<'_>,
-        place: &Arc<Place>,
+        entry: &Entry<'_>,
         challenges: &[Challenge],
-        rejected: Option<HeaderValue>,
     ) -> Result<Option<HeaderValue>, Error> {
-        let bearer = challenges.iter().find(|it| it.scheme == "bearer");
-        let (Some(bearer), Some(name)) = (bearer, question.endpoint.name()) else {
-            return Ok(None);
-        };
-        // Many who wait for a silent token server wait at once, and not one after the other.
-        let patience = self.patience();
-        let Ok(_exchange) = timeout(patience, place.exchange()).await else {
-            return Err(self.silent(self.host.clone(), patience));
-        };
-        // Somebody else may have had it refreshed meanwhile.
-        if let Some(token) = place.token().filter(|it| Some(it) != rejected.as_ref()) {
-            return Ok(Some(token));
+        let offers = |scheme| challenges.iter().any(|it| it.scheme == scheme);
+        let realm = challenges.iter().find_map(|it| self.realm(it));
+        if let Some((realm, uri, bearer)) = realm {
+            self.wants_password.store(false, Ordering::Relaxed);
+            let service = bearer.parameter("service");
+            return self.token(entry, (realm, &uri), service).await.map(Some);
         }
-        let realm: Option<Uri> = bearer.parameter("realm").and_then(|it| it.parse().ok());
-        let own = &self.config.url;
-        let Some(realm) = realm.filter(|realm| party::is_own_realm(own, realm)) else {
-            // Our best try ends here: whoever that is receives nothing, and the refusal stands.
+        if offers("bearer") {
+            // Whoever that is receives nothing.
             warn!(
                 upstream = self.name,
                 "token server is not of the upstream's own domain, not asked"
             );
+        }
+        if !offers("basic") {
             return Ok(None);
-        };
-        let uri = token_uri(&realm, bearer.parameter("service"), name);
-        let uri = uri.ok_or_else(|| self.invalid(Fault::Token))?;
-        let exchanged = self.exchange(&uri).await;
-        self.metrics.exchanged(&self.name, exchanged.is_ok());
-        Ok(Some(place.put(exchanged?)))
+        }
+        self.wants_password.store(true, Ordering::Relaxed);
+        let password = entry.credential.and_then(|it| it.basic());
+        // Our best try ends here: the refusal stands.
+        Ok(password.filter(|it| Some(it) != entry.rejected))
     }
 
-    async fn exchange(&self, uri: &Uri) -> Result<Token, Error> {
-        let host = host_of(uri);
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = uri.clone();
-        request.headers_mut().insert(USER_AGENT, AGENT);
-        let is_listed = |it: &Uri| party::is_same(it, uri);
-        let transport = if party::is_same(&self.config.url, uri) {
-            &self.transports.own
-        } else if self.config.token_realms.iter().any(is_listed) {
-            &self.transports.listed
-        } else {
-            &self.transports.named
+    /// The token server of a challenge, when it names one that may be asked.
+    fn realm<'a>(&self, bearer: &'a Challenge) -> Option<(Realm, Uri, &'a Challenge)> {
+        if bearer.scheme != "bearer" {
+            return None;
+        }
+        let uri: Uri = bearer.parameter("realm")?.parse().ok()?;
+        let realm = Realm::of(&self.config.url, &self.config.token_realms, &uri)?;
+        Some((realm, uri, bearer))
+    }
+
+    /// A token: one that somebody else has just been given, or one from the token server.
+    async fn token(
+        &self,
+        entry: &Entry<'_>,
+        (realm, uri): (Realm, &Uri),
+        service: Option<&str>,
+    ) -> Result<HeaderValue, Error> {
+        // Many who wait for a silent token server wait at once, and not one after the other.
+        let patience = self.patience();
+        let Ok(turn) = timeout(patience, entry.place.turn()).await else {
+            return Err(self.silent(self.host.clone(), patience));
+        };
+        if let Some(ready) = turn.ready(entry.rejected) {
+            return ready;
+        }
+        let request = token_request(uri, service, entry);
+        let request = request.ok_or_else(|| self.invalid(Fault::Token))?;
+        let exchanged = self.exchange(realm, request).await;
+        self.metrics.exchanged(&self.name, exchanged.is_ok());
+        turn.end(exchanged)
+    }
+
+    async fn exchange(&self, realm: Realm, request: Request<Full<Bytes>>) -> Result<Token, Error> {
+        let host = host_of(request.uri());
+        let transport = match realm {
+            Realm::Own => &self.transports.own,
+            Realm::Listed => &self.transports.listed,
+            Realm::Named => &self.transports.named,
         };
         let response = self.send(transport, request, "token").await?;
         match response.status() {
@@ -260,7 +336,7 @@ impl Sender {
     async fn send(
         &self,
         transport: &Transport,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
         label: &str,
     ) -> Result<Response<Incoming>, Error> {
         let host = host_of(request.uri());
@@ -268,7 +344,10 @@ impl Sender {
         let patience = self.patience();
         let response = match timeout(patience, transport.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(source)) => Err(Error::Unreachable { host, source }),
+            Ok(Err(source)) => Err(Error::Unreachable {
+                host,
+                source: Arc::new(source),
+            }),
             Err(_) => Err(self.silent(host, patience)),
         };
         let status = response.as_ref().ok().map(Response::status);
@@ -371,6 +450,9 @@ impl Reply {
 /// How we introduce ourselves.
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("layerhold/", env!("CARGO_PKG_VERSION")));
+/// Who asks, to token servers that keep a list.
+const CLIENT_ID: &str = "layerhold";
+const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 /// The pause before the one retry of a request whose connection broke; half of it is left to chance.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -386,8 +468,8 @@ fn request(
     question: &Question<'_>,
     uri: &Uri,
     authorization: Option<HeaderValue>,
-) -> Request<Empty<Bytes>> {
-    let mut request = Request::new(Empty::new());
+) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::default());
     *request.method_mut() = question.method.clone();
     *request.uri_mut() = uri.clone();
     let headers = request.headers_mut();
@@ -406,14 +488,48 @@ fn request(
     request
 }
 
-/// Where a token for pulling from this repository is asked for (distribution's token specification).
-fn token_uri(realm: &Uri, service: Option<&str>, name: &RepositoryName) -> Option<Uri> {
-    let mut query = form_urlencoded::Serializer::new(String::new());
+/// What asks a token server for a token to pull with: a GET with our password, where we have one (distribution's token
+/// specification), or a form with our identity token (distribution's `docs/spec/auth/oauth.md`).
+fn token_request(
+    realm: &Uri,
+    service: Option<&str>,
+    entry: &Entry<'_>,
+) -> Option<Request<Full<Bytes>>> {
+    let mut pairs = form_urlencoded::Serializer::new(String::new());
     if let Some(service) = service {
-        query.append_pair("service", service);
+        pairs.append_pair("service", service);
     }
-    query.append_pair("scope", &format!("repository:{name}:pull"));
-    with_query(realm, &query.finish())
+    pairs.append_pair("scope", &format!("repository:{}:pull", entry.name));
+    let identity_token = entry.credential.and_then(|it| it.identity_token());
+    let mut request = if let Some(identity_token) = identity_token {
+        pairs.append_pair("grant_type", "refresh_token");
+        pairs.append_pair("client_id", CLIENT_ID);
+        pairs.append_pair("refresh_token", identity_token.reveal());
+        let mut request = Request::new(Full::from(pairs.finish()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = realm.clone();
+        request.headers_mut().insert(CONTENT_TYPE, FORM);
+        request
+    } else {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = with_query(realm, &pairs.finish())?;
+        let password = entry.credential.and_then(|it| it.basic());
+        let headers = request.headers_mut();
+        headers.extend(password.map(|it| (AUTHORIZATION, it)));
+        request
+    };
+    request.headers_mut().insert(USER_AGENT, AGENT);
+    Some(request)
+}
+
+/// Whether the registry or its token server does not know us, or does not let us.
+fn is_unauthorized(asked: &Result<Asked, Error>) -> bool {
+    let status = match asked {
+        Ok((response, _)) => response.status(),
+        Err(Error::Refused { status, .. }) => *status,
+        Err(_) => return false,
+    };
+    status == StatusCode::UNAUTHORIZED
 }
 
 /// The same with more pairs in its query.

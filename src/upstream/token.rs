@@ -7,22 +7,48 @@ use std::time::Duration;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use serde_json::Value;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
+use super::credential::Credential;
+use super::error::Error;
 use crate::oci::RepositoryName;
 
-/// The tokens of one upstream, by repository. What is forgotten is asked for again.
+/// The tokens of one site, by repository. What is forgotten is asked for again.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    places: Mutex<HashMap<RepositoryName, Arc<Place>>>,
+    kept: Mutex<Kept>,
+}
+
+/// Tokens of one and the same owner: others find none of them.
+#[derive(Debug, Default)]
+struct Kept {
+    owner: Option<Arc<Credential>>,
+    places: HashMap<RepositoryName, Arc<Place>>,
 }
 
 /// The place of one repository's token; one exchange at a time fills it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Place {
     token: Mutex<Option<Token>>,
-    exchange: Arc<Semaphore>,
+    /// What the last exchange came to.
+    exchange: tokio::sync::Mutex<Option<Exchanged>>,
+}
+
+/// The right to exchange, and the duty to say what it came to.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    place: &'a Place,
+    last: MutexGuard<'a, Option<Exchanged>>,
+    came: Instant,
+}
+
+/// What an exchange came to, and when.
+#[derive(Debug)]
+struct Exchanged {
+    outcome: Result<HeaderValue, Error>,
+    ended: Instant,
 }
 
 /// A token and when it ends.
@@ -32,17 +58,28 @@ pub(super) struct Token {
     good_until: Instant,
 }
 
-/// What a token server answers.
+/// What a token server answers. `issued_at` is not looked at: it is the time of another clock than ours, and a token that
+/// ends before we think so costs one refusal and one exchange.
 #[derive(Deserialize)]
 struct Answer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
 }
 
 impl Tokens {
-    pub(super) fn place(&self, name: &RepositoryName) -> Arc<Place> {
-        let mut places = self.places.lock();
+    /// The place of the token that this owner has for this repository. The tokens of another owner are forgotten.
+    pub(super) fn place(
+        &self,
+        owner: Option<&Arc<Credential>>,
+        name: &RepositoryName,
+    ) -> Arc<Place> {
+        let mut kept = self.kept.lock();
+        if kept.owner.as_ref() != owner {
+            kept.places.clear();
+            kept.owner = owner.cloned();
+        }
+        let places = &mut kept.places;
         if places.len() >= PLACES_MAX && !places.contains_key(name) {
             places.retain(|_, place| place.token().is_some());
             if places.len() >= PLACES_MAX {
@@ -50,15 +87,6 @@ impl Tokens {
             }
         }
         Arc::clone(places.entry(name.clone()).or_default())
-    }
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self {
-            token: Mutex::default(),
-            exchange: Arc::new(Semaphore::new(1)),
-        }
     }
 }
 
@@ -70,15 +98,46 @@ impl Place {
         token.map(|it| it.authorization.clone())
     }
 
-    /// The right to exchange; whoever waited for it looks again first.
-    pub(super) async fn exchange(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.exchange).acquire_owned().await.ok()
+    /// Waits for the right to exchange. Cancel-safe; a right that is dropped unused is the next one's.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        let came = Instant::now();
+        let last = self.exchange.lock().await;
+        Turn {
+            place: self,
+            last,
+            came,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// What need not be exchanged for: a good token that is not the rejected one, or what came of an exchange that ended
+    /// while this one waited for its turn.
+    pub(super) fn ready(
+        &self,
+        rejected: Option<&HeaderValue>,
+    ) -> Option<Result<HeaderValue, Error>> {
+        let is_news = |it: &HeaderValue| Some(it) != rejected;
+        if let Some(token) = self.place.token().filter(is_news) {
+            return Some(Ok(token));
+        }
+        let last = self.last.as_ref().filter(|it| it.ended >= self.came)?;
+        let outcome = last.outcome.clone();
+        (outcome.as_ref().is_err() || outcome.as_ref().is_ok_and(is_news)).then_some(outcome)
     }
 
-    pub(super) fn put(&self, token: Token) -> HeaderValue {
-        let authorization = token.authorization.clone();
-        *self.token.lock() = Some(token);
-        authorization
+    /// Keeps what an exchange came to, for us and for those who wait.
+    pub(super) fn end(mut self, exchanged: Result<Token, Error>) -> Result<HeaderValue, Error> {
+        let outcome = exchanged.map(|token| {
+            let authorization = token.authorization.clone();
+            *self.place.token.lock() = Some(token);
+            authorization
+        });
+        *self.last = Some(Exchanged {
+            outcome: outcome.clone(),
+            ended: Instant::now(),
+        });
+        outcome
     }
 }
 
@@ -86,22 +145,29 @@ impl Token {
     /// Reads a token server's answer; `None` when it is none.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let answer: Answer = serde_json::from_slice(body).ok()?;
-        let token = answer
-            .token
-            .or(answer.access_token)
-            .filter(|it| !it.is_empty())?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+        let tokens = [answer.token, answer.access_token];
+        let token = tokens.into_iter().flatten().find(|it| !it.is_empty())?;
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
         authorization.set_sensitive(true);
-        let good_for = answer
-            .expires_in
-            .map_or(GOOD_FOR_DEFAULT, Duration::from_secs);
+        let good_for = answer.expires_in.as_ref().and_then(good_for);
         // It may be old already when it comes, and is used a little after it was looked at.
-        let good_for = good_for.min(GOOD_FOR_MAX).mul_f64(0.9);
+        let good_for = good_for
+            .unwrap_or(GOOD_FOR_DEFAULT)
+            .min(GOOD_FOR_MAX)
+            .mul_f64(0.9);
         Some(Self {
             authorization,
             good_until: Instant::now() + good_for,
         })
     }
+}
+
+/// A number of seconds, as some write it: whole or not, quoted or not; what is no time at all is none.
+fn good_for(expires_in: &Value) -> Option<Duration> {
+    let quoted = expires_in.as_str().and_then(|it| it.trim().parse().ok());
+    let seconds = expires_in.as_f64().or(quoted)?;
+    let seconds = seconds.clamp(0.0, GOOD_FOR_MAX.as_secs_f64());
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 impl std::fmt::Debug for Token {
@@ -120,6 +186,7 @@ const PLACES_MAX: usize = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Secret;
 
     #[test]
     fn either_name_of_a_token_will_do() {
@@ -132,6 +199,10 @@ mod tests {
         assert_eq!(
             of(r#"{"token":"a","access_token":"b"}"#).unwrap(),
             "Bearer a"
+        );
+        assert_eq!(
+            of(r#"{"token":"","access_token":"b"}"#).unwrap(),
+            "Bearer b"
         );
         for none in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "<html>"] {
             assert!(of(none).is_none(), "{none}");
@@ -148,11 +219,83 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_token_ends_before_its_time() {
         let tokens = Tokens::default();
-        let place = tokens.place(&RepositoryName::parse("a").unwrap());
-        place.put(Token::parse(br#"{"token":"a"}"#).unwrap());
+        let place = tokens.place(None, &name("a"));
+        let put = place.turn().await.end(Ok(of("a")));
+        assert_eq!(put.unwrap(), "Bearer a");
         tokio::time::advance(Duration::from_secs(53)).await;
         assert!(place.token().is_some());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(place.token().is_none());
+    }
+
+    #[test]
+    fn a_lifetime_is_read_however_it_is_written() {
+        for (text, seconds) in [
+            ("300", 300),
+            ("\"300\"", 300),
+            ("299.5", 299),
+            ("0", 0),
+            ("-1", 0),
+            ("1e300", 3600),
+            ("18446744073709551615", 3600),
+            ("null", 60),
+            ("\"soon\"", 60),
+            ("\"NaN\"", 60),
+            ("[300]", 60),
+        ] {
+            let body = format!(r#"{{"token":"a","expires_in":{text}}}"#);
+            let began = Instant::now();
+            let token = Token::parse(body.as_bytes()).unwrap();
+            let good_for = (token.good_until - began).as_secs_f64() / 0.9;
+            let apart = (good_for - f64::from(seconds)).abs();
+            assert!(apart < 1.0, "{text}: {good_for}");
+        }
+    }
+
+    #[test]
+    fn pitfall_34_tokens_are_their_owners_alone() {
+        let owner = |password| Some(Arc::new(Credential::new("u", Secret::new(password))));
+        let (tokens, name) = (Tokens::default(), name("a"));
+        let (first, second) = (owner("first"), owner("second"));
+        for (was, is) in [
+            (&None, &first),
+            (&first, &second),
+            (&second, &None),
+            (&first, &None),
+        ] {
+            let place = tokens.place(was.as_ref(), &name);
+            *place.token.lock() = Some(of("a"));
+            let again = owner("first").filter(|_| *was == first).or(was.clone());
+            assert!(tokens.place(again.as_ref(), &name).token().is_some());
+            assert!(tokens.place(is.as_ref(), &name).token().is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_ends_for_everybody_who_waited_for_it() {
+        let (place, host) = (Place::default(), || "t".to_owned());
+        let first = place.turn().await;
+        let waiting = async {
+            let turn = place.turn().await;
+            turn.ready(None).map(|it| it.map_err(|it| it.to_string()))
+        };
+        let ending = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let failed = first.end(Err(Error::Gone { host: host() }));
+            assert!(failed.is_err());
+        };
+        let (waited, ()) = tokio::join!(waiting, ending);
+        assert_eq!(waited, Some(Err("t does not have it".to_owned())));
+        // Whoever comes later makes one of its own.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(place.turn().await.ready(None).is_none());
+    }
+
+    fn name(text: &str) -> RepositoryName {
+        RepositoryName::parse(text).unwrap()
+    }
+
+    fn of(token: &str) -> Token {
+        Token::parse(format!(r#"{{"token":"{token}"}}"#).as_bytes()).unwrap()
     }
 }

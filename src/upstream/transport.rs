@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -17,7 +17,7 @@ use super::dialer::{Dialer, Rule, Word};
 use super::tls::{FileError, Tls};
 
 /// A pooled HTTP/1.1 client.
-pub(super) type Transport = Client<HttpsConnector<Dialer>, Empty<Bytes>>;
+pub(super) type Transport = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
 /// The clients of one upstream, by who is asked. None shares a connection with another.
 #[derive(Debug)]
