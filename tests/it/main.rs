@@ -16,6 +16,7 @@ mod tags;
 mod routes;
 mod errors;
 mod auth;
+mod credentials;
 mod redirect;
 mod mirrors;
 mod transport;

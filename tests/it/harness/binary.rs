@@ -26,12 +26,14 @@ pub(crate) struct Binary {
 impl Binary {
     /// Starts the binary and waits until it listens.
     pub(crate) async fn start(builder: &ProxyBuilder) -> Self {
-        Self::run(builder, command(&builder.file())).await
+        let mut command = command(&builder.file());
+        command.envs(builder.variables());
+        Self::run(builder, command).await
     }
 
     /// Starts the binary so that no file of it grows beyond this many KiB: writes fail as on a broken disk.
     pub(crate) async fn start_with_file_limit(builder: &ProxyBuilder, kib: usize) -> Self {
-        let mut command = Command::new("sh");
+        let mut command = bare("sh");
         // An ignored signal stays ignored in what is executed, so that the write fails instead of killing.
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
         command
@@ -176,8 +178,15 @@ pub(crate) fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     line.get(name).or_else(|| line.get("fields")?.get(name))
 }
 
+/// A program in an environment of its own.
+fn bare(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    command
+}
+
 fn command(file: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+    let mut command = bare(env!("CARGO_BIN_EXE_layerhold"));
     command
         .args(["serve", "--config"])
         .arg(file)
@@ -201,8 +210,6 @@ fn notifying(builder: &ProxyBuilder, socket: &Path) -> Command {
 /// Starts a process whose stderr is collected by a thread of its own.
 fn spawn(mut command: Command) -> (Child, Arc<Mutex<Vec<String>>>) {
     let mut child = command
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

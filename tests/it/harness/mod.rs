@@ -7,6 +7,7 @@
 pub(crate) mod binary;
 pub(crate) mod proxy;
 pub(crate) mod tls;
+pub(crate) mod secret;
 pub(crate) mod token;
 pub(crate) mod host;
 pub(crate) mod registry;
@@ -25,6 +26,7 @@ pub(crate) use host::BlobHost;
 pub(crate) use proxy::{ProxyBuilder, TestProxy};
 pub(crate) use registry::{At, FakeRegistry};
 pub(crate) use script::{Fault, any, get, head};
+pub(crate) use secret::{HelperScript, PasswordFile};
 pub(crate) use tls::{Authority, Demand, TlsFront};
 pub(crate) use token::TokenServer;
 

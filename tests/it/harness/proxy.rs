@@ -31,6 +31,7 @@ pub(crate) struct ProxyBuilder {
     settings: Table,
     upstreams: Vec<Table>,
     addresses: AddressBook,
+    variables: BTreeMap<String, String>,
     /// Holds the cache directory and the configuration file; gone with the last who knows it.
     home: Arc<TempDir>,
 }
@@ -56,6 +57,7 @@ impl ProxyBuilder {
             settings: Table::new(),
             upstreams: Vec::new(),
             addresses: AddressBook::default(),
+            variables: BTreeMap::new(),
             home,
         };
         let dir = builder.dir().to_str().unwrap().to_owned();
@@ -80,6 +82,17 @@ impl ProxyBuilder {
         }
         table.insert(last.to_owned(), value.into());
         self
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The environment variables.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.variables
     }
 
     /// Adds an upstream.
@@ -164,7 +177,7 @@ impl ProxyBuilder {
 
     /// The configuration, as the application gets it.
     fn config(&self) -> Config {
-        let mut config = config(&self.file());
+        let mut config = config(&self.file(), &self.variables);
         for upstream in &mut config.proxy.upstreams {
             let connection = &mut upstream.connection;
             let mirrors = connection.mirrors.iter_mut().map(|it| &mut it.site);
@@ -365,13 +378,13 @@ impl Front {
 }
 
 /// The one place that knows how a configuration is made of a file.
-fn config(file: &Path) -> Config {
+fn config(file: &Path, variables: &BTreeMap<String, String>) -> Config {
     let file = file.to_str().unwrap();
     let args = Args::try_parse_from(["layerhold", "serve", "--config", file]).unwrap();
     let Command::Serve(options) = args.command else {
         panic!("serve is not serve");
     };
-    Config::load(&options, &BTreeMap::new()).unwrap_or_else(|error| panic!("{}", chain(&error)))
+    Config::load(&options, variables).unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
 /// The published file of a digest below a cache directory.

@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::blob::{Blob, Image, Manifest};
 use super::reply::{CHALLENGE, Delivery, Reply, Repository, Trouble};
 use super::script::{Fault, Redirect, Script, Target, Turns};
-use super::token::{Guard, Issuer, TokenServer};
+use super::token::{Guard, Issuer, Lock, TokenServer};
 use super::within;
 
 /// A registry on loopback.
@@ -55,6 +55,8 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) query: Option<String>,
     headers: Vec<(String, String)>,
+    /// What was sent with it.
+    pub(crate) body: String,
     /// Zero until the head is sent.
     pub(crate) status: u16,
     /// Bytes of body that left.
@@ -109,6 +111,8 @@ struct State {
     redirects: Vec<Redirect>,
     /// Who may come in; nobody need show anything without one.
     guard: Option<Guard>,
+    /// The password that everybody needs, where there is one.
+    lock: Option<Lock>,
     /// What gives out tokens here.
     issuer: Option<Arc<Issuer>>,
     connections: usize,
@@ -271,6 +275,17 @@ impl FakeRegistry {
         self.shared.state.lock().guard = Some(guard);
     }
 
+    /// Answers 401 until this user comes with this password.
+    pub(crate) fn lock(&self, user: &str, password: &str) {
+        self.lock_and_say(user, password, r#"Basic realm="fake""#);
+    }
+
+    /// As [`FakeRegistry::lock`], with a challenge of the test's own words.
+    pub(crate) fn lock_and_say(&self, user: &str, password: &str, challenge: &str) {
+        let lock = Lock::new(user, password, challenge);
+        self.shared.state.lock().lock = Some(lock);
+    }
+
     /// Gives out tokens at `/token`.
     pub(super) fn issue(&self, issuer: Arc<Issuer>) {
         self.shared.state.lock().issuer = Some(issuer);
@@ -421,6 +436,7 @@ impl Seen {
             headers: headers
                 .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
                 .collect(),
+            body: String::new(),
             status: 0,
             sent: 0,
         }
@@ -466,7 +482,8 @@ impl Shared {
         let mut state = self.state.lock();
         let wrong = seen.header("authorization").and_then(|value| {
             let known = state.guard.as_ref().is_some_and(|it| it.knows(value, seen));
-            (!known).then(|| format!("credentials at {}: {value}", seen.path))
+            let wanted = state.lock.as_ref().is_some_and(|it| it.wants(value));
+            (!known && !wanted).then(|| format!("credentials at {}: {value}", seen.path))
         });
         state.violations.extend(wrong);
         let whole_of = (seen.method == "GET" && seen.header("range").is_none())
@@ -586,6 +603,9 @@ impl State {
         if let Some(guard) = self.guard.as_ref().filter(|_| delivery.reply.status == 401) {
             delivery.reply.set(CHALLENGE, &guard.challenge(seen));
         }
+        if let Some(lock) = self.lock.as_ref().filter(|_| delivery.reply.status == 401) {
+            delivery.reply.set(CHALLENGE, &lock.challenge);
+        }
         let extra = self.extra_headers.iter().cloned();
         delivery.reply.headers.extend(extra);
         delivery
@@ -593,7 +613,8 @@ impl State {
 
     /// What is answered to this request before anybody looks for content.
     fn instead(&mut self, seen: &Seen) -> Option<Reply> {
-        if self.guard.as_ref().is_some_and(|it| !it.admits(seen)) {
+        let is_shut = self.guard.as_ref().is_some_and(|it| !it.admits(seen));
+        if is_shut || self.lock.as_ref().is_some_and(|it| !it.opens(seen)) {
             return Some(Reply::error(401));
         }
         let mut redirects = self.redirects.iter_mut().rev();
@@ -602,7 +623,10 @@ impl State {
             return Some(reply.with("Location", &redirect.next()));
         }
         let issuer = self.issuer.as_ref().filter(|_| seen.path == "/token")?;
-        Some(Reply::new(200, "application/json", issuer.issue(seen)))
+        let issued = issuer.issue(seen);
+        Some(issued.map_or(Reply::error(401), |it| {
+            Reply::new(200, "application/json", it)
+        }))
     }
 }
 
@@ -644,7 +668,12 @@ async fn neighbours([first, second]: [&str; 2]) -> [TcpListener; 2] {
 /// Speaks with one client until either has enough. A client that leaves is nobody's fault.
 async fn converse(shared: Arc<Shared>, mut stream: TcpStream) {
     let mut unread = Vec::new();
-    while let Ok(Some(seen)) = read_head(&mut stream, &mut unread).await {
+    while let Ok(Some(mut seen)) = read_head(&mut stream, &mut unread).await {
+        let length = seen.header("content-length").and_then(|it| it.parse().ok());
+        match read_body(&mut stream, &mut unread, length.unwrap_or(0)).await {
+            Ok(body) => seen.body = body,
+            Err(_) => return,
+        }
         match shared.answer(&mut stream, &seen).await {
             Ok(true) => {}
             Ok(false) | Err(_) => return,
@@ -663,6 +692,21 @@ async fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<O
             return Ok(None);
         }
     }
+}
+
+/// Reads what comes with a request.
+async fn read_body(
+    stream: &mut TcpStream,
+    unread: &mut Vec<u8>,
+    length: usize,
+) -> io::Result<String> {
+    while unread.len() < length {
+        if stream.read_buf(unread).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let body: Vec<u8> = unread.drain(..length).collect();
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// Waits at a gate, but not for a client that has left.

@@ -1,13 +1,15 @@
-//! A token server, and the registry's side of it: who is let in.
+//! Who is let in: a token server, the registry's side of it, and passwords.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::registry::{FakeRegistry, Seen};
-use super::script::{Target, get};
+use super::script::{Target, any, get};
 
 /// A token server on loopback: a [`FakeRegistry`] in what it is asked, and in what it lets tests do, which gives out tokens
 /// at `/token`. Whoever drops it learns of credentials.
@@ -32,8 +34,17 @@ pub(super) struct Guard {
     realm: String,
 }
 
+/// Lets in one user by a password (RFC 7617).
+#[derive(Debug)]
+pub(super) struct Lock {
+    key: String,
+    pub(super) challenge: String,
+}
+
 #[derive(Debug)]
 struct State {
+    /// What a form must have to get a token (distribution's `docs/spec/auth/oauth.md`).
+    identity: Option<String>,
     /// The key of a token in the answer.
     key: &'static str,
     expires_in: Option<u64>,
@@ -46,9 +57,15 @@ struct State {
 impl TokenServer {
     /// Listens on a port of its own.
     pub(crate) async fn start() -> Self {
-        let inner = FakeRegistry::start().await;
+        Self::start_at("127.0.0.1").await
+    }
+
+    /// Listens on a port of its own at one of the addresses of loopback.
+    pub(crate) async fn start_at(host: &str) -> Self {
+        let inner = FakeRegistry::start_at(host).await;
         let issuer = Arc::new(Issuer {
             state: Mutex::new(State {
+                identity: None,
                 key: "token",
                 expires_in: Some(300),
                 is_trusted: true,
@@ -64,9 +81,19 @@ impl TokenServer {
         format!("http://{}/token", self.inner.address())
     }
 
+    /// Its scheme, host and port.
+    pub(crate) fn root(&self) -> String {
+        format!("http://{}", self.inner.address())
+    }
+
     /// Names the token in its answers by this key.
     pub(crate) fn answer_with(&self, key: &'static str) {
         self.issuer.state.lock().key = key;
+    }
+
+    /// Gives tokens to whoever sends a form with this identity token, and to nobody else.
+    pub(crate) fn want_identity(&self, token: &str) {
+        self.issuer.state.lock().identity = Some(token.to_owned());
     }
 
     /// Says how many seconds a token is good for, or does not say.
@@ -88,7 +115,7 @@ impl TokenServer {
 
     /// How often a token was asked for.
     pub(crate) fn exchanges(&self) -> usize {
-        self.inner.count(&Self::exchange())
+        self.inner.count(&any("/token"))
     }
 
     /// The requests for tokens.
@@ -106,12 +133,23 @@ impl std::ops::Deref for TokenServer {
 }
 
 impl Issuer {
-    /// The answer to a request for a token: a new one for the scope that was asked for.
-    pub(super) fn issue(&self, seen: &Seen) -> String {
-        let query = seen.query.as_deref().unwrap_or_default();
-        let scope = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "scope");
-        let scope = scope.map(|(_, scope)| scope.into_owned());
+    /// The answer to a request for a token: a new one for the scope that was asked for, unless it lacks what it must have.
+    pub(super) fn issue(&self, seen: &Seen) -> Option<String> {
         let mut state = self.state.lock();
+        let query = seen.query.as_deref().unwrap_or_default();
+        let (method, pairs) = match &state.identity {
+            Some(_) => ("POST", seen.body.as_str()),
+            None => ("GET", query),
+        };
+        let pair = |name| {
+            let mut pairs = form_urlencoded::parse(pairs.as_bytes());
+            let found = pairs.find(|(key, _)| key == name);
+            found.map(|(_, value)| value.into_owned())
+        };
+        if seen.method != method || pair("refresh_token") != state.identity {
+            return None;
+        }
+        let scope = pair("scope");
         let token = format!("{TOKEN}-{}", state.issued.len());
         let mut answer = json!({ (state.key): token });
         if let (Some(seconds), Some(answer)) = (state.expires_in, answer.as_object_mut()) {
@@ -120,7 +158,10 @@ impl Issuer {
         let is_trusted = state.is_trusted;
         let known = (scope.unwrap_or_default(), is_trusted);
         state.issued.insert(token, known);
-        answer.to_string()
+        if let Some(answer) = answer.as_object_mut().filter(|_| state.identity.is_some()) {
+            answer.insert("refresh_token".to_owned(), "another".into());
+        }
+        Some(answer.to_string())
     }
 
     /// The scope of a token, and whether the registry takes it.
@@ -162,6 +203,30 @@ impl Guard {
             .and_then(|it| self.issuer.issued(it));
         issued.is_some_and(|(issued, is_good)| is_good && issued == scope)
     }
+}
+
+impl Lock {
+    pub(super) fn new(user: &str, password: &str, challenge: &str) -> Self {
+        Self {
+            key: basic(user, password),
+            challenge: challenge.to_owned(),
+        }
+    }
+
+    /// Whether this is of the kind that is asked for here.
+    pub(super) fn wants(&self, authorization: &str) -> bool {
+        authorization.starts_with("Basic ")
+    }
+
+    /// Whether this request is let in.
+    pub(super) fn opens(&self, seen: &Seen) -> bool {
+        seen.header("authorization") == Some(&self.key)
+    }
+}
+
+/// What a request shows that comes with a password.
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 /// What every token begins with, and nobody else may learn.
