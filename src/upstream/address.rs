@@ -88,6 +88,21 @@ impl AddressClass {
     }
 }
 
+/// The class of a name that means the same wherever it is looked up: `localhost` (RFC 6761 §6.3), and a number, which much
+/// software takes for an IPv4 address in an old spelling (`2130706433`, `0x7f.1`).
+pub(super) fn class_of_name(name: &str) -> Option<AddressClass> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    if last == "localhost" {
+        return Some(AddressClass::Loopback);
+    }
+    let is_number = match last.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|it| it.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|it| it.is_ascii_digit()),
+    };
+    is_number.then_some(AddressClass::Never)
+}
+
 /// Whether an address is in one of these networks; an IPv4 address within an IPv6 one (RFC 4291 §2.5.5.2) is in those of
 /// both.
 pub(super) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
@@ -155,6 +170,29 @@ mod tests {
                 expected,
                 "{class:?} from {own:?}"
             );
+        }
+    }
+
+    #[test]
+    fn some_names_mean_the_same_everywhere() {
+        use AddressClass::{Loopback, Never};
+        for (name, expected) in [
+            ("localhost", Some(Loopback)),
+            ("LOCALHOST.", Some(Loopback)),
+            ("a.localhost", Some(Loopback)),
+            ("2130706433", Some(Never)),
+            ("0x7f000001", Some(Never)),
+            ("0X7F.1", Some(Never)),
+            ("127.1", Some(Never)),
+            ("10.0.0.1.", Some(Never)),
+            ("0x", Some(Never)),
+            ("localhost.example.com", None),
+            ("1.example", None),
+            ("0xg", None),
+            ("face", None),
+            ("", None),
+        ] {
+            assert_eq!(class_of_name(name), expected, "{name}");
         }
     }
 

@@ -2,12 +2,16 @@
 //!
 //! The check of an address is made on the very addresses that are then connected to: a name that means something else a
 //! moment later gains nothing.
+//!
+//! Where a request leaves through a proxy, the proxy looks the name up and dials. An address that is written out is then
+//! still checked before the proxy is asked, and so are the names that mean the same everywhere; any other name is taken on
+//! trust. The proxy itself is the operator's word.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{io, vec};
 
@@ -16,10 +20,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::address::{self, AddressClass};
 use super::config::{AddressBook, SiteConfig};
+use super::egress::{Hop, Proxies, ProxyError, Stream};
 use super::party;
 
 /// On whose word an address is dialled, and what is known of where the upstream itself is.
@@ -66,6 +72,10 @@ enum Whereabouts {
 pub(super) struct Dialer {
     tcp: HttpConnector<Resolver>,
     rule: Rule,
+    proxies: Arc<Proxies>,
+    /// Reaches the proxies.
+    proxy_tcp: HttpConnector<Resolver>,
+    connect_timeout: Duration,
 }
 
 /// Looks names up by a rule; what it gives is what is dialled.
@@ -94,7 +104,19 @@ impl Rule {
     }
 
     fn check(&self, address: IpAddr) -> Result<(), Forbidden> {
-        let class = AddressClass::of(address);
+        let is_listed = address::is_in(&self.site.networks, address);
+        self.check_class(AddressClass::of(address), is_listed)
+    }
+
+    /// Checks a host that somebody else looks up, as far as that can be.
+    fn check_unseen(&self, host: &str) -> Result<(), Forbidden> {
+        match party::literal(host) {
+            Some(address) => self.check(address),
+            None => address::class_of_name(host).map_or(Ok(()), |it| self.check_class(it, false)),
+        }
+    }
+
+    fn check_class(&self, class: AddressClass, is_listed: bool) -> Result<(), Forbidden> {
         match self.word {
             Word::Operators => {
                 let mut whereabouts = self.site.whereabouts.lock();
@@ -104,8 +126,7 @@ impl Rule {
             Word::Listed => Ok(()),
             Word::Upstreams => {
                 let own = self.site.whereabouts.lock().class();
-                let is_allowed =
-                    class.is_allowed_from(own) || address::is_in(&self.site.networks, address);
+                let is_allowed = is_listed || class.is_allowed_from(own);
                 is_allowed.then_some(()).ok_or(Forbidden(class))
             }
         }
@@ -175,30 +196,28 @@ impl Service<Name> for Resolver {
     }
 }
 
-type Dialled = <HttpConnector<Resolver> as Service<Uri>>::Response;
+/// A connection, or why there is none.
+type Dialling =
+    Pin<Box<dyn Future<Output = Result<Stream, Box<dyn std::error::Error + Send + Sync>>> + Send>>;
 
 impl Dialer {
-    /// Dials by a rule.
-    pub(super) fn new(rule: Rule, connect_timeout: Duration) -> Self {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver { rule: rule.clone() });
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(connect_timeout));
-        tcp.set_keepalive(Some(KEEPALIVE));
-        Self { tcp, rule }
-    }
-}
-
-impl Service<Uri> for Dialer {
-    type Response = Dialled;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Dialled, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.tcp.poll_ready(cx).map_err(Into::into)
+    /// Dials by the rule of somebody's word, and proxies by the operator's.
+    pub(super) fn new(
+        rules: impl Fn(Word) -> Rule,
+        word: Word,
+        proxies: Arc<Proxies>,
+        connect_timeout: Duration,
+    ) -> Self {
+        Self {
+            tcp: connector(rules(word), connect_timeout),
+            rule: rules(word),
+            proxies,
+            proxy_tcp: connector(rules(Word::Listed), connect_timeout),
+            connect_timeout,
+        }
     }
 
-    fn call(&mut self, mut uri: Uri) -> Self::Future {
+    fn directly(&mut self, mut uri: Uri) -> Dialling {
         // An address is not looked up, so that nobody else would check it.
         let address = uri.host().and_then(party::literal);
         if let Some(address) = address {
@@ -211,11 +230,58 @@ impl Service<Uri> for Dialer {
             }
         }
         let dialling = self.tcp.call(uri);
-        Box::pin(async move { Ok(dialling.await?) })
+        Box::pin(async move { Ok(Stream::direct(dialling.await?)) })
+    }
+
+    fn through(&mut self, hop: Hop, uri: Uri) -> Dialling {
+        if let Err(forbidden) = self.rule.check_unseen(uri.host().unwrap_or_default()) {
+            return Box::pin(async move { Err(forbidden.into()) });
+        }
+        let dialling = self.proxy_tcp.call(hop.proxy.clone());
+        let patience = self.connect_timeout;
+        Box::pin(async move {
+            let opening = async {
+                let tcp = dialling.await.map_err(|source| ProxyError::Unreachable {
+                    proxy: hop.name(),
+                    source: source.into(),
+                })?;
+                hop.open(tcp, &uri).await
+            };
+            // What is cut off by the timeout is this connection, which nobody has yet.
+            let opened = timeout(patience, opening).await;
+            Ok(opened.map_err(|_| ProxyError::Silent { proxy: hop.name() })??)
+        })
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = Stream;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Dialling;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        ready!(self.tcp.poll_ready(cx))?;
+        self.proxy_tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        match self.proxies.before(&uri) {
+            Some(hop) => self.through(hop, uri),
+            None => self.directly(uri),
+        }
     }
 }
 
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+fn connector(rule: Rule, connect_timeout: Duration) -> HttpConnector<Resolver> {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver { rule });
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp
+}
 
 #[cfg(test)]
 mod tests {

@@ -8,10 +8,12 @@
 //! reads does not notice.
 //!
 //! Whoever the operator says that we are to a site goes to that site and to the token servers that may speak for it, and to
-//! nobody else: redirects are followed to another party without credentials and without tokens.
+//! nobody else: redirects are followed to another party without credentials, without tokens and without our certificate.
+//! Whoever an upstream names is dialled at some addresses only; where requests leave through a proxy, that is checked as far
+//! as it can be before the proxy looks the name up.
 //!
-//! **What is absent:** no disk but for the files that say who we are, no knowledge of what the bytes are for, and no
-//! credentials of a client's.
+//! **What is absent:** no disk but for the files that say who we are and whom we trust, no knowledge of what the bytes are
+//! for, and no credentials of a client's.
 
 mod files;
 mod transfer;
@@ -21,6 +23,7 @@ mod sender;
 mod body;
 mod transport;
 mod dialer;
+mod egress;
 mod tls;
 mod token;
 mod challenge;

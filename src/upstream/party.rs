@@ -152,7 +152,8 @@ pub(super) fn with_address(uri: &Uri, address: IpAddr) -> Uri {
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-fn port(uri: &Uri) -> u16 {
+/// The port that is meant.
+pub(super) fn port(uri: &Uri) -> u16 {
     let default = if uri.scheme() == Some(&Scheme::HTTPS) {
         443
     } else {

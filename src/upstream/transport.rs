@@ -3,21 +3,30 @@
 //! hyper-util's client takes any connector, so the addresses that are dialled and the roots that are trusted are decided by
 //! us and nowhere else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::PROXY_AUTHORIZATION;
+use http::{Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
 use super::config::SiteConfig;
 use super::dialer::{Dialer, Rule, Word};
+use super::egress::Proxies;
 use super::tls::{FileError, Tls};
 
 /// A pooled HTTP/1.1 client.
-pub(super) type Transport = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+#[derive(Debug)]
+pub(super) struct Transport {
+    client: Client<HttpsConnector<Dialer>, Full<Bytes>>,
+    proxies: Arc<Proxies>,
+}
 
 /// The clients of one upstream, by who is asked. None shares a connection with another.
 #[derive(Debug)]
@@ -41,24 +50,43 @@ pub enum TransportError {
     File(#[from] FileError),
 }
 
+impl Transport {
+    /// Sends a request, and waits for the head of the answer. Cancel-safe.
+    pub(super) async fn request(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let authorization = self.proxies.authorization(request.uri());
+        let authorization = authorization.map(|it| (PROXY_AUTHORIZATION, it));
+        request.headers_mut().extend(authorization);
+        self.client.request(request).await
+    }
+}
+
 /// The clients of one upstream. Reads the files that its configuration names, and blocks for that.
 ///
 /// # Errors
 ///
 /// When TLS cannot be set up.
 pub(super) fn clients(config: &SiteConfig) -> Result<Transports, TransportError> {
-    let rule = Rule::all(config);
+    let rules = Rule::all(config);
     let tls = Tls::load(&config.tls)?;
-    let dialer = |word| Dialer::new(rule(word), config.connect_timeout);
+    let proxies = Arc::new(Proxies::new(&config.egress));
+    let transport = |word, tls| {
+        let proxies = Arc::clone(&proxies);
+        let dialer = Dialer::new(&rules, word, Arc::clone(&proxies), config.connect_timeout);
+        let client = client(dialer, tls);
+        Transport { client, proxies }
+    };
     Ok(Transports {
-        own: client(dialer(Word::Operators), tls.for_own()?),
-        named: client(dialer(Word::Upstreams), tls.for_others()?),
-        listed: client(dialer(Word::Listed), tls.for_others()?),
+        own: transport(Word::Operators, tls.for_own()?),
+        named: transport(Word::Upstreams, tls.for_others()?),
+        listed: transport(Word::Listed, tls.for_others()?),
     })
 }
 
 /// HTTP/1.1 only: a blob's throughput then hangs on no flow-control window but TCP's.
-fn client(dialer: Dialer, tls: ClientConfig) -> Transport {
+fn client(dialer: Dialer, tls: ClientConfig) -> Client<HttpsConnector<Dialer>, Full<Bytes>> {
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()

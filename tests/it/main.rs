@@ -20,6 +20,7 @@ mod credentials;
 mod redirect;
 mod mirrors;
 mod transport;
+mod egress;
 mod faults;
 mod grants;
 mod evict;

@@ -6,6 +6,7 @@
 
 pub(crate) mod binary;
 pub(crate) mod proxy;
+pub(crate) mod egress;
 pub(crate) mod tls;
 pub(crate) mod secret;
 pub(crate) mod token;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub(crate) use binary::Binary;
 pub(crate) use blob::{Blob, Image, Manifest};
 pub(crate) use client::{Answer, Connection, End, Head, Request, Whole};
+pub(crate) use egress::{Asked, FakeProxy};
 pub(crate) use host::BlobHost;
 pub(crate) use proxy::{ProxyBuilder, TestProxy};
 pub(crate) use registry::{At, FakeRegistry};
