@@ -265,7 +265,11 @@ fn proxy_address(given: &Given, has_user: bool) -> Result<String, Error> {
     let uri = read_url(&bare).map_err(|_| given.wrong(PROXY))?;
     let is_plain = uri.scheme_str() == Some("http");
     let user_allowed = user.is_some_and(|user| has_user || user.is_empty());
-    if is_plain && user_allowed {
+    // A password with a slash or an at sign in it, not encoded, would make another host of the user, or none.
+    let whole: Option<Uri> = text.parse().ok();
+    let is_meant = text.matches('@').count() < 2
+        && whole.is_some_and(|it| it.host() == uri.host() && it.port() == uri.port());
+    if is_plain && user_allowed && is_meant {
         Ok(text.trim_end_matches('/').to_owned())
     } else {
         Err(given.wrong(PROXY))
@@ -408,6 +412,11 @@ mod tests {
         let report = config.report();
         assert!(report.contains("\nproxy = \"none\"\n"), "{report}");
         assert!(!report.contains("u:p"), "{report}");
+        for password in ["1/b", "a#b", "a?b", "a@b"] {
+            let proxy = format!("http://u:{password}@x:1");
+            let message = load_in(&[("HTTPS_PROXY", &*proxy)], "").unwrap_err();
+            assert!(!message.to_string().contains(password), "{message}");
+        }
         let wrong = [("HTTPS_PROXY", "socks5://u:p@x:1")];
         let message = load_in(&wrong, "").unwrap_err().to_string();
         assert!(
