@@ -512,6 +512,39 @@ async fn a_password_is_for_its_own_upstream() {
 }
 
 #[tokio::test]
+async fn a_mirror_receives_nothing_of_the_registrys() {
+    let (upstream, mirror) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let file = PasswordFile::new(PASSWORD);
+    upstream.lock(USER, PASSWORD);
+    mirror.lock(USER, PASSWORD);
+    let proxy = with_file(&upstream, &file).mirror(&mirror, "");
+    let proxy = proxy.start().await;
+    for _ in 0..2 {
+        pull(&upstream, &proxy).await;
+    }
+    assert!(!mirror.log().is_empty());
+    for seen in mirror.log() {
+        assert_eq!(seen.header("authorization"), None, "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_has_credentials_of_its_own() {
+    let (tokens, mirror) = (TokenServer::start().await, FakeRegistry::start().await);
+    let (upstream, file) = (FakeRegistry::start().await, PasswordFile::new(OTHER));
+    mirror.require_token(&tokens);
+    tokens.lock(USER, OTHER);
+    let keys = [("username", USER), ("password_file", &file.path())];
+    let keys = keys.map(|(key, value)| (key, value.into()));
+    let proxy = brief(&upstream).mirror_with(&mirror, "/hub", &keys);
+    let proxy = proxy.start().await;
+    let blob = Blob::random(KIB);
+    mirror.serve_blob(&format!("hub/{APP}"), &blob);
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!((tokens.exchanges(), upstream.log().len()), (1, 0));
+}
+
+#[tokio::test]
 async fn pitfall_38_a_clients_password_goes_no_further() {
     let upstream = FakeRegistry::start().await;
     upstream.lock(USER, PASSWORD);
@@ -592,6 +625,11 @@ async fn pitfall_38_what_a_helper_says_is_not_said_again() {
         ),
         (format!("echo {PASSWORD}"), "printed no credentials"),
         (format!("echo {PASSWORD} >&2; exit 7"), "exit status: 7"),
+        (
+            format!("while :; do echo {PASSWORD}; done"),
+            "printed more than 65536 bytes",
+        ),
+        (format!("echo {PASSWORD}; sleep 1000"), "gave no answer for"),
         (
             format!("{}; exit 1", says(USER, PASSWORD)),
             "exit status: 1",
