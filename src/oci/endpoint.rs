@@ -250,7 +250,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
-    use crate::oci::{fuzz_digest, fuzz_names};
+    use crate::oci::{fuzz_digest, fuzz_full_reference, fuzz_names};
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -342,6 +342,7 @@ mod tests {
             "referrers",
             "A",
             "docker.io",
+            "@",
         ];
         let mut random = SmallRng::seed_from_u64(7);
         for _ in 0..50_000 {
@@ -354,10 +355,12 @@ mod tests {
             fuzz_endpoint(format!("/v2/{text}").as_bytes());
             fuzz_digest(text.as_bytes());
             fuzz_names(text.as_bytes());
+            fuzz_full_reference(text.as_bytes());
             let noise: Vec<u8> = (0..count * 4).map(|_| random.random()).collect();
             fuzz_endpoint(&noise);
             fuzz_digest(&noise);
             fuzz_names(&noise);
+            fuzz_full_reference(&noise);
         }
     }
 }

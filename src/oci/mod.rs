@@ -6,6 +6,7 @@
 //! **What is absent:** no I/O, no clock, no async.
 
 mod endpoint;
+mod full_reference;
 mod error_code;
 mod manifest;
 mod media_type;
@@ -16,6 +17,7 @@ mod headers;
 pub use digest::{Algorithm, Digest, Digester, InvalidDigest, fuzz_digest};
 pub use endpoint::{Endpoint, EndpointPath, InvalidEndpoint, fuzz_endpoint};
 pub use error_code::{ErrorCode, error_body};
+pub use full_reference::{FullReference, InvalidFullReference, fuzz_full_reference};
 pub use headers::{
     DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, OCI_FILTERS_APPLIED, OCI_NAMESPACE,
 };
