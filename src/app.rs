@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::cache::{self, Cache};
 use crate::config::Config;
-use crate::proxy::Proxy;
+use crate::proxy::{self, Proxy};
 use crate::server::{self, BindError, Health, Server};
 use crate::upstream::{self, TransportError};
 
@@ -63,6 +63,7 @@ impl App {
         let registry = Registry::new();
         let server_metrics = server::Metrics::register(&registry)?;
         let cache_metrics = cache::Metrics::register(&registry)?;
+        let proxy_metrics = proxy::Metrics::register(&registry)?;
         let upstream_metrics = upstream::Metrics::register(&registry)?;
         register_build(&registry)?;
 
@@ -72,6 +73,7 @@ impl App {
         let proxy = Arc::new(Proxy::new(
             &config.proxy,
             &cache,
+            &proxy_metrics,
             &upstream_metrics,
             &tracker,
         )?);

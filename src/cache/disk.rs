@@ -275,6 +275,11 @@ impl Disk {
         granted + tags.map(|it| it.len()).sum::<u64>()
     }
 
+    /// How many tags of a repository have a record.
+    pub(super) fn tags(&self, repository: &Repository) -> u64 {
+        self.entries(&self.layout.tags(repository)).len() as u64
+    }
+
     /// The grants file of a repository; empty when there is none.
     pub(super) fn read_grants(&self, repository: &Repository) -> io::Result<String> {
         self.read_text(&self.layout.granted(repository))

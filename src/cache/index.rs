@@ -18,6 +18,7 @@ use super::disk::{Disk, Found, StagedFile};
 use super::fill::{Fill, Held};
 use super::lru::Lru;
 use super::metrics::Metrics;
+use super::purges::PurgeError;
 use crate::oci::Digest;
 
 /// The index of the store.
@@ -75,6 +76,8 @@ struct State {
     ledger: Ledger,
     /// Evicted digests whose name is about to be removed; nothing is published under one.
     unlinking: HashSet<Digest>,
+    /// Digests purged before the scan ended, which may have seen the files.
+    purged: HashSet<Digest>,
     /// Recently read files, open; bounded, since descriptors are.
     open: Lru<Digest, Arc<BlobFile>>,
     /// Last uses that the disk does not know of yet.
@@ -110,6 +113,7 @@ impl Index {
             recency: (started_at + 1, 0),
             ledger,
             unlinking: HashSet::new(),
+            purged: HashSet::new(),
             open: Lru::new(OPEN_FILES_MAX),
             uses: Vec::new(),
             scanned: false,
@@ -210,10 +214,33 @@ impl Index {
         self.remove(digest, |disk| disk.quarantine(digest));
     }
 
+    /// Removes a published blob, also one that is being read: its readers have it to its end, and until then its bytes
+    /// count. One that is coming is not disturbed. Gives the size of what was here. May block.
+    pub(super) fn purge(&self, digest: &Digest) -> Result<Option<u64>, PurgeError> {
+        let _writing = self.writing().ok_or(PurgeError::HandedOver)?;
+        let mut state = self.state.lock();
+        let Some(Entry::Present(Present { size, .. })) = state.entries.get(digest) else {
+            return Ok(None);
+        };
+        let size = *size;
+        let victim = state.take_out(digest);
+        state.unlinking.insert(*digest);
+        if !state.scanned {
+            state.purged.insert(*digest);
+        }
+        self.report(&state);
+        drop(state);
+        drop(victim);
+        let removed = self.disk.remove_blob(digest);
+        self.unlinking_done(&[*digest], 0);
+        removed?;
+        Ok(Some(size))
+    }
+
     /// Adopts a file that the scan, or a look-up before it, found on disk.
     pub(super) fn found(&self, found: &Found) {
         let mut state = self.state.lock();
-        if state.entries.contains_key(&found.digest) {
+        if state.entries.contains_key(&found.digest) || state.purged.contains(&found.digest) {
             return;
         }
         // A last use in the future, from a clock that was set back, is as good as the start.
@@ -226,6 +253,7 @@ impl Index {
     pub(super) fn scan_ended(&self) {
         let mut state = self.state.lock();
         state.scanned = true;
+        state.purged = HashSet::new();
         self.report(&state);
         drop(state);
         // What a smaller budget than last time has no room for goes now.

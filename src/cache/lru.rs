@@ -67,6 +67,11 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         Some(value)
     }
 
+    /// All keys and values, in no order; their places in the order unchanged.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.entries.iter().map(|(key, (_, value))| (key, value))
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -1,7 +1,8 @@
 //! The store against a map, through thousands of random steps. A seed that fails is printed and becomes a test by name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::Registry;
@@ -14,9 +15,11 @@ use super::fill::FillError;
 use super::filler::Filler;
 use super::layout::Repository;
 use super::metrics::Metrics;
+use super::purges::{Purge, Purged};
 use super::reader::{Blob, Content};
+use super::repositories::{Grant, TagRecord};
 use super::store::{Cache, Joined};
-use crate::oci::{Algorithm, Digest, Namespace, RepositoryName};
+use crate::oci::{Algorithm, Digest, MediaType, Namespace, RepositoryName, Tag};
 
 /// What the store must know of a digest. What is not in the map is absent.
 #[derive(Debug)]
@@ -38,14 +41,20 @@ struct Model {
     registry: Registry,
     blobs: HashMap<Digest, Bytes>,
     known: HashMap<Digest, Known>,
-    /// Blobs held open across steps, evicted or not.
-    held: Vec<(Digest, Blob)>,
+    /// Blobs held open across steps, purged or not, each with the life of its digest that it is of.
+    held: Vec<(Digest, u64, Blob)>,
+    /// How often a digest has been purged.
+    lives: HashMap<Digest, u64>,
+    /// What was granted and not purged. Less may be remembered after a restart, but never more.
+    grants: HashSet<(Repository, Digest)>,
+    tags: HashSet<(Repository, Tag)>,
     random: SmallRng,
     evictions_seen: u64,
     /// How often the steps that matter happened, so that a run that tests nothing fails.
     hits: u64,
     evicted: u64,
     mismatches: u64,
+    purged: Purged,
 }
 
 impl Model {
@@ -64,37 +73,43 @@ impl Model {
         }
         let dir = tempfile::tempdir().unwrap();
         let (cache, registry) = open(dir.path()).await;
-        let (known, held) = (HashMap::new(), Vec::new());
         Self {
             dir,
             cache,
             registry,
             blobs,
-            known,
-            held,
+            known: HashMap::new(),
+            held: Vec::new(),
+            lives: HashMap::new(),
+            grants: HashSet::new(),
+            tags: HashSet::new(),
             random,
             evictions_seen: 0,
             hits: 0,
             evicted: 0,
             mismatches: 0,
+            purged: Purged::default(),
         }
     }
 
     async fn step(&mut self) {
         let digest = *self.blobs.keys().choose(&mut self.random).unwrap();
         match self.random.random_range(0..100) {
-            0..35 => self.join(digest).await,
-            35..60 => self.write().await,
-            60..85 => self.commit().await,
-            85..90 => self.give_up(),
-            90..98 => drop(self.held.pop()),
+            0..30 => self.join(digest).await,
+            30..50 => self.write().await,
+            50..70 => self.commit().await,
+            70..73 => self.give_up(),
+            73..80 => drop(self.held.pop()),
+            80..90 => self.remember(digest).await,
+            90..98 => self.purge(digest).await,
             _ => self.restart().await,
         }
         self.check();
+        self.check_memory(digest).await;
     }
 
     async fn join(&mut self, digest: Digest) {
-        let joined = self.cache.join(&digest, &repository()).await;
+        let joined = self.cache.join(&digest, &repository(0)).await;
         match (joined, self.known.get(&digest)) {
             (Joined::Present(blob), Some(Known::Present)) => {
                 let read = Content::Blob(blob.clone())
@@ -102,7 +117,8 @@ impl Model {
                     .await
                     .unwrap();
                 assert_eq!(read, self.blobs[&digest], "a present blob has its bytes");
-                self.held.push((digest, blob));
+                let life = self.lives.get(&digest).copied().unwrap_or(0);
+                self.held.push((digest, life, blob));
                 self.hits += 1;
             }
             (Joined::Following(_), Some(Known::Filling { .. })) => {}
@@ -213,6 +229,89 @@ impl Model {
         }
     }
 
+    /// A grant and a tag of some repository.
+    async fn remember(&mut self, digest: Digest) {
+        let (repository, tag) = self.some();
+        let asked = self.cache.purges().now();
+        let grant = Grant::Blob;
+        self.cache.grant(&repository, &digest, grant, asked).await;
+        self.grants.insert((repository.clone(), digest));
+        let record = TagRecord {
+            digest,
+            media_type: MediaType::parse("application/vnd.oci.image.index.v1+json").unwrap(),
+            size: self.random.random_range(0..5000),
+            age: Duration::ZERO,
+        };
+        // Without room the former record stays, or none.
+        self.cache.store_tag(&repository, &tag, record, asked).await;
+        if self.cache.tag(&repository, &tag).await.unwrap().is_some() {
+            self.tags.insert((repository, tag));
+        }
+    }
+
+    async fn purge(&mut self, digest: Digest) {
+        let (repository, tag) = self.some();
+        let asked = self.cache.purges().now();
+        // Mostly one that is being read: those are the hard ones.
+        let held = self.held.iter().map(|(digest, ..)| *digest);
+        let digest = held.choose(&mut self.random).unwrap_or(digest);
+        let purge = match self.random.random_range(0..3) {
+            0 => Purge::Digest(digest),
+            1 => Purge::Tag(repository.clone(), tag.clone()),
+            _ => Purge::Repository(repository.clone()),
+        };
+        let under_way = self.cache.purges().begin(purge.clone());
+        let (purged, _) = self.cache.purge(&purge).await.unwrap();
+        drop(under_way);
+        let (tags, grants) = (self.tags.len(), self.grants.len());
+        match &purge {
+            Purge::Digest(_) => {
+                let was_present = matches!(self.known.get(&digest), Some(Known::Present));
+                assert_eq!(purged.blobs, u64::from(was_present), "{purge:?}");
+                if was_present {
+                    assert_eq!(purged.bytes, self.blobs[&digest].len() as u64);
+                    self.known.remove(&digest);
+                    *self.lives.entry(digest).or_default() += 1;
+                }
+            }
+            Purge::Tag(..) => drop(self.tags.remove(&(repository.clone(), tag.clone()))),
+            Purge::Repository(_) => {
+                self.tags.retain(|(it, _)| *it != repository);
+                self.grants.retain(|(it, _)| *it != repository);
+            }
+        }
+        assert_eq!(purged.tags, (tags - self.tags.len()) as u64, "{purge:?}");
+        assert_eq!(purged.grants, (grants - self.grants.len()) as u64);
+        self.purged.tags += purged.tags;
+        self.purged.grants += purged.grants;
+        self.purged.blobs += purged.blobs;
+        // What was asked before comes too late.
+        if purge.is_about(&repository, &digest) && purge != Purge::Digest(digest) {
+            let grant = Grant::Blob;
+            let is_new = self.cache.grant(&repository, &digest, grant, asked).await;
+            assert!(!is_new, "{purge:?}");
+        }
+    }
+
+    fn some(&mut self) -> (Repository, Tag) {
+        let repository = repository(self.random.random_range(0..REPOSITORIES));
+        let tag = format!("v{}", self.random.random_range(0..3));
+        (repository, Tag::parse(&tag).unwrap())
+    }
+
+    /// Looks at one digest and one tag of each repository: what is remembered is what was remembered and not purged.
+    async fn check_memory(&mut self, digest: Digest) {
+        for n in 0..REPOSITORIES {
+            let of = (repository(n), digest);
+            let granted = self.cache.granted(&of.0, &digest).await.unwrap();
+            assert_eq!(granted.blob, self.grants.contains(&of), "{of:?}");
+            let (_, tag) = self.some();
+            let of = (repository(n), tag);
+            let record = self.cache.tag(&of.0, &of.1).await.unwrap();
+            assert_eq!(record.is_some(), self.tags.contains(&of), "{of:?}");
+        }
+    }
+
     async fn restart(&mut self) {
         self.known.retain(|_, it| matches!(it, Known::Present));
         self.held.clear();
@@ -223,6 +322,15 @@ impl Model {
         self.forget_evicted();
         (self.cache, self.registry) = open(self.dir.path()).await;
         self.evictions_seen = 0;
+        // What had no room on disk is proven again.
+        let mut kept = HashSet::new();
+        for (repository, digest) in self.grants.drain() {
+            let granted = self.cache.granted(&repository, &digest).await.unwrap();
+            if granted.blob {
+                kept.insert((repository, digest));
+            }
+        }
+        self.grants = kept;
     }
 
     /// What must hold after every step.
@@ -239,6 +347,7 @@ impl Model {
             .filter(|it| matches!(it, Known::Present))
             .count();
         assert_eq!(self.figure("layerhold_cache_blobs", None), present as u64);
+        assert_eq!(state("used"), self.used(), "the ledger is exact");
         assert_eq!(
             files(&self.dir.path().join("blobs")),
             present,
@@ -246,17 +355,34 @@ impl Model {
         );
     }
 
+    /// Bytes that count: content, metadata, and what was purged and is still being read.
+    fn used(&self) -> u64 {
+        let present = self.known.iter();
+        let present = present.filter(|(_, it)| matches!(it, Known::Present));
+        let present = present.map(|(digest, _)| self.blobs[digest].len() as u64);
+        let life = |digest| self.lives.get(digest).copied().unwrap_or(0);
+        let purged: HashSet<_> = self
+            .held
+            .iter()
+            .filter(|(digest, of, _)| *of < life(digest))
+            .map(|(digest, of, blob)| (digest, of, blob.size()))
+            .collect();
+        let purged = purged.iter().map(|(_, _, size)| size);
+        present.sum::<u64>() + purged.sum::<u64>() + bytes(&self.dir.path().join("upstreams"))
+    }
+
     /// Takes what was evicted out of the model: nothing else may vanish, and nothing that is being read.
     fn forget_evicted(&mut self) {
         let evictions = self.figure("layerhold_evictions_total", None);
         let mut vanished = 0;
         let layout = super::layout::Layout::new(self.dir.path().to_owned());
-        let held = &self.held;
+        let (held, lives) = (&self.held, &self.lives);
         self.known.retain(|digest, known| {
             let gone = matches!(known, Known::Present) && !layout.blob(digest).exists();
             if gone {
                 assert!(
-                    held.iter().all(|(it, _)| it != digest),
+                    held.iter()
+                        .all(|(it, of, _)| it != digest || Some(of) < lives.get(digest)),
                     "evicted while being read"
                 );
                 vanished += 1;
@@ -292,6 +418,7 @@ impl Model {
 const BLOBS: usize = 24;
 const BLOB_BYTES_MAX: usize = 3000;
 const LIMIT: u64 = 16_000;
+const REPOSITORIES: usize = 3;
 
 async fn open(dir: &Path) -> (Cache, Registry) {
     let registry = Registry::new();
@@ -316,11 +443,25 @@ async fn open(dir: &Path) -> (Cache, Registry) {
     )
 }
 
-fn repository() -> Repository {
+/// Some lie below others.
+fn repository(n: usize) -> Repository {
     Repository {
         namespace: Namespace::parse("docker.io").unwrap(),
-        name: RepositoryName::parse("library/debian").unwrap(),
+        name: RepositoryName::parse(&format!("library{}", "/debian".repeat(n))).unwrap(),
     }
+}
+
+/// The sum of the sizes of all files below.
+fn bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| match path.is_dir() {
+            true => bytes(&path),
+            false => path.metadata().unwrap().len(),
+        })
+        .sum()
 }
 
 fn files(dir: &Path) -> usize {
@@ -343,12 +484,20 @@ async fn run(seed: u64, steps: usize) {
         hits,
         evicted,
         mismatches,
+        purged,
         ..
     } = model;
     assert!(
         hits > 0 && evicted > 0 && mismatches > 0,
         "{hits} {evicted} {mismatches}"
     );
+    let Purged {
+        tags,
+        grants,
+        blobs,
+        ..
+    } = purged;
+    assert!(tags > 0 && grants > 0 && blobs > 0, "{purged:?}");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use super::disk::Disk;
 use super::index::Index;
 use super::layout::Repository;
 use super::lru::Lru;
+use super::purges::{Moment, PurgeError, Purged, Purges};
 use crate::oci::{Digest, MediaType, Tag};
 
 /// A digest that a repository was proven to hold, and as what.
@@ -46,6 +47,7 @@ pub(super) struct Repositories {
     known: Mutex<Lru<Repository, Arc<Mutex<Metadata>>>>,
     index: Arc<Index>,
     disk: Arc<Disk>,
+    purges: Purges,
 }
 
 /// One repository's metadata. `grants` is `None` until it is read from disk; what is granted before that waits in
@@ -64,11 +66,12 @@ struct Grants {
 }
 
 impl Repositories {
-    pub(super) fn new(max: usize, index: Arc<Index>, disk: Arc<Disk>) -> Self {
+    pub(super) fn new(max: usize, index: Arc<Index>, disk: Arc<Disk>, purges: Purges) -> Self {
         Self {
             known: Mutex::new(Lru::new(max)),
             index,
             disk,
+            purges,
         }
     }
 
@@ -102,33 +105,44 @@ impl Repositories {
         Ok(self.grants(&mut metadata, repository)?.of(digest))
     }
 
-    /// Records a grant, in memory for certain and on disk if it takes it. May block.
-    pub(super) fn grant(&self, repository: &Repository, digest: &Digest, grant: &Grant) {
+    /// Records a grant that was asked for at that moment, in memory for certain and on disk if it takes it. Whether it
+    /// says something new. May block.
+    pub(super) fn grant(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        grant: &Grant,
+        asked: Moment,
+    ) -> bool {
         let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
+        if self.purges.hit_repository(asked, repository) {
+            return false;
+        }
         if self.grants(&mut metadata, repository).is_err() {
             // Unreadable: start over in memory. What was proven can be proven again.
             metadata.grants = Some(Grants::default());
         }
         let Some(grants) = metadata.grants.as_mut() else {
-            return;
+            return false;
         };
         if !grants.insert(digest, grant) {
-            return;
+            return false;
         }
         let Some(_writing) = self.index.writing() else {
-            return;
+            return true;
         };
         let line = line(digest, grant);
         let bytes = line.len() as u64;
         // What has no room, or cannot be written, is known until the restart and proven again after it.
         if self.index.charge(bytes, 0).is_err() {
-            return;
+            return true;
         }
         match self.disk.append_grants(repository, &line) {
             Ok(()) => metadata.bytes += bytes,
             Err(_) => self.index.recount(0, bytes),
         }
+        true
     }
 
     /// The stored answer of a tag. May block.
@@ -136,18 +150,22 @@ impl Repositories {
         Ok(parse_tag(&self.disk.read_tag(repository, tag)?))
     }
 
-    /// Stores a tag's answer. May block.
+    /// Stores a tag's answer that was asked for at that moment. May block.
     pub(super) fn store_tag(
         &self,
         repository: &Repository,
         tag: &Tag,
         record: &TagRecord,
+        asked: Moment,
     ) -> io::Result<()> {
         let Some(_writing) = self.index.writing() else {
             return Ok(());
         };
         let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
+        if self.purges.hit_tag(asked, repository, tag) {
+            return Ok(());
+        }
         let former = self.disk.read_tag(repository, tag)?.len() as u64;
         let text = tag_text(record);
         let bytes = text.len() as u64;
@@ -179,6 +197,64 @@ impl Repositories {
         Ok(())
     }
 
+    /// Removes a tag's record. May block.
+    pub(super) fn purge_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Result<Purged, PurgeError> {
+        let _writing = self.index.writing().ok_or(PurgeError::HandedOver)?;
+        let Some(metadata) = self.known_if_there(repository) else {
+            return Ok(Purged::default());
+        };
+        let mut metadata = metadata.lock();
+        let bytes = self.disk.read_tag(repository, tag)?.len() as u64;
+        self.disk.remove_tag(repository, tag)?;
+        // The scan may not have counted it yet.
+        let before = metadata.bytes;
+        metadata.bytes = before.saturating_sub(bytes);
+        self.index.recount(metadata.bytes, before);
+        Ok(Purged {
+            tags: u64::from(bytes > 0),
+            bytes,
+            ..Purged::default()
+        })
+    }
+
+    /// Removes all that is remembered of a repository; deeper repositories keep theirs. Gives the manifests among what it
+    /// was proven to hold, too. May block.
+    pub(super) fn purge_repository(
+        &self,
+        repository: &Repository,
+    ) -> Result<(Purged, Vec<Digest>), PurgeError> {
+        let _writing = self.index.writing().ok_or(PurgeError::HandedOver)?;
+        let Some(metadata) = self.known_if_there(repository) else {
+            return Ok((Purged::default(), Vec::new()));
+        };
+        let mut metadata = metadata.lock();
+        let tags = self.disk.tags(repository);
+        let before = self.disk.metadata_bytes(repository);
+        // What cannot be read is removed all the same.
+        let _ = self.grants(&mut metadata, repository);
+        let grants = metadata
+            .grants
+            .replace(Grants::default())
+            .unwrap_or_default();
+        let removed = self.disk.remove_repository(repository);
+        // Measured, because after an error anything may be left.
+        let left = self.disk.metadata_bytes(repository);
+        self.index.recount(left, metadata.bytes);
+        metadata.bytes = left;
+        removed?;
+        let purged = Purged {
+            tags,
+            grants: grants.len() as u64,
+            bytes: before.saturating_sub(left),
+            ..Purged::default()
+        };
+        Ok((purged, grants.manifests.into_keys().collect()))
+    }
+
     /// Takes in what is on disk, oldest first, so that the bound holds across restarts. May block.
     pub(super) fn scan(&self) {
         let mut found = Vec::new();
@@ -193,6 +269,13 @@ impl Repositories {
             self.index.recount(bytes, metadata.bytes);
             metadata.bytes = bytes;
         }
+    }
+
+    /// The metadata of a repository that has some: asking for what is not there must not squeeze out what is.
+    fn known_if_there(&self, repository: &Repository) -> Option<Arc<Mutex<Metadata>>> {
+        let known = self.known.lock().touch(repository).map(|it| Arc::clone(it));
+        let is_there = || self.disk.metadata_bytes(repository) > 0;
+        known.or_else(|| is_there().then(|| self.known_or_new(repository)))
     }
 
     fn known_or_new(&self, repository: &Repository) -> Arc<Mutex<Metadata>> {

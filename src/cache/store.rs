@@ -16,6 +16,7 @@ use super::filler::Filler;
 use super::index::{self, Index};
 use super::layout::Repository;
 use super::metrics::Metrics;
+use super::purges::{Moment, Purge, PurgeError, Purged, Purges};
 use super::reader::{Blob, Buffers, Content};
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
 use crate::oci::{Digest, Tag};
@@ -26,6 +27,7 @@ pub struct Cache {
     disk: Arc<Disk>,
     index: Arc<Index>,
     repositories: Arc<Repositories>,
+    purges: Purges,
     /// Places for fills in progress.
     places: Arc<Semaphore>,
     buffers: Buffers,
@@ -78,15 +80,18 @@ impl Cache {
             Ledger::new(limit, config),
             metrics.clone(),
         );
+        let purges = Purges::default();
         let repositories = Repositories::new(
             config.repositories_max,
             Arc::clone(&index),
             Arc::clone(&disk),
+            purges.clone(),
         );
         Ok(Self {
             disk,
             index,
             repositories: Arc::new(repositories),
+            purges,
             places: Arc::new(Semaphore::new(config.fills_max)),
             buffers: Buffers::default(),
             metrics,
@@ -190,12 +195,19 @@ impl Cache {
             .map_err(io::Error::other)?
     }
 
-    /// Remembers that the repository holds the digest.
-    pub async fn grant(&self, repository: &Repository, digest: &Digest, grant: Grant) {
+    /// Remembers that the repository holds the digest, as it was asked at that moment. Whether that is new.
+    pub async fn grant(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        grant: Grant,
+        asked: Moment,
+    ) -> bool {
         let (repositories, repository, digest) =
             (Arc::clone(&self.repositories), repository.clone(), *digest);
-        let granted = spawn_blocking(move || repositories.grant(&repository, &digest, &grant));
-        log_panic(granted.await);
+        let granted =
+            spawn_blocking(move || repositories.grant(&repository, &digest, &grant, asked));
+        log_panic(granted.await).unwrap_or(false)
     }
 
     /// The stored answer of a tag. Cancel-safe.
@@ -214,15 +226,24 @@ impl Cache {
             .map_err(io::Error::other)?
     }
 
-    /// Stores a tag's answer; a disk that refuses has been counted and logged.
-    pub async fn store_tag(&self, repository: &Repository, tag: &Tag, record: TagRecord) {
+    /// Stores a tag's answer that was asked for at that moment; a disk that refuses has been counted and logged.
+    pub async fn store_tag(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        record: TagRecord,
+        asked: Moment,
+    ) {
         let (repositories, repository, tag) = (
             Arc::clone(&self.repositories),
             repository.clone(),
             tag.clone(),
         );
-        let stored =
-            spawn_blocking(move || repositories.store_tag(&repository, &tag, &record).ok());
+        let stored = spawn_blocking(move || {
+            repositories
+                .store_tag(&repository, &tag, &record, asked)
+                .ok()
+        });
         log_panic(stored.await);
     }
 
@@ -235,6 +256,42 @@ impl Cache {
         );
         let forgotten = spawn_blocking(move || repositories.forget_tag(&repository, &tag).ok());
         log_panic(forgotten.await);
+    }
+
+    /// What was purged lately, and the moments at which something is asked.
+    pub fn purges(&self) -> &Purges {
+        &self.purges
+    }
+
+    /// Removes what is purged from the disk, and from what is remembered here; the caller says before that it begins, and
+    /// after it that it has ended. Gives the manifests that a purged repository was proven to hold, too.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses, or the directory is a successor's.
+    pub async fn purge(&self, purge: &Purge) -> Result<(Purged, Vec<Digest>), PurgeError> {
+        if let Purge::Digest(digest) = purge {
+            self.look_ahead_of_scan(digest).await;
+        }
+        let (index, repositories) = (Arc::clone(&self.index), Arc::clone(&self.repositories));
+        let purge = purge.clone();
+        let purging = spawn_blocking(move || match purge {
+            Purge::Tag(repository, tag) => {
+                let purged = repositories.purge_tag(&repository, &tag)?;
+                Ok((purged, Vec::new()))
+            }
+            Purge::Repository(repository) => repositories.purge_repository(&repository),
+            Purge::Digest(digest) => {
+                let size = index.purge(&digest)?;
+                let purged = Purged {
+                    blobs: u64::from(size.is_some()),
+                    bytes: size.unwrap_or(0),
+                    ..Purged::default()
+                };
+                Ok((purged, Vec::new()))
+            }
+        });
+        purging.await?
     }
 
     /// Puts bytes that are whole already under their digest, through a filler that the caller holds.
@@ -278,10 +335,10 @@ impl Cache {
     }
 }
 
-fn log_panic<T>(joined: Result<T, JoinError>) {
-    if let Err(error) = joined {
-        warn!(error = %error, "a task of the cache panicked");
-    }
+fn log_panic<T>(joined: Result<T, JoinError>) -> Option<T> {
+    joined
+        .inspect_err(|error| warn!(error = %error, "a task of the cache panicked"))
+        .ok()
 }
 
 /// What is kept when nobody says how much: 50 GiB, or 80 % of what is free at the first start if that is less.

@@ -15,7 +15,7 @@ use super::flights::Flights;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::stream::BlobStream;
-use crate::cache::{self, Cache, FillError, Filler, Follower, Grant, Joined, Repository};
+use crate::cache::{self, Cache, FillError, Filler, Follower, Grant, Joined, Purge, Repository};
 use crate::oci::{Digest, RepositoryName};
 use crate::upstream::{self, BlobHead, Source, Sources, Transfer};
 
@@ -64,6 +64,13 @@ impl Blobs {
             Method::Head => self.head(registry, name, &repository, digest).await,
             Method::Get => self.get(registry, name, &repository, digest).await,
         }
+    }
+
+    /// Forgets what a purge is about.
+    pub(super) fn forget(&self, purge: &Purge) {
+        self.refusals.forget(purge);
+        self.heads
+            .part_from(|(repository, digest)| purge.is_about(repository, digest));
     }
 
     /// A refusal stands in the way of asking, not of what is here.
@@ -202,13 +209,15 @@ impl Blobs {
         let digest = *filler.digest();
         let sources = self.fills.begin(&digest, source);
         self.tracker.spawn(async move {
+            let asked = refusals.now();
             let (error, blamed) = match fill(&cache, filler, sources.list(), &repository).await {
                 Ok(()) => return,
                 Err(Unfilled { error, blamed }) => (error, blamed),
             };
             // Where a mirror sent wrong bytes, the next who asks gets the registry's own.
             if !blamed {
-                refusals.remember(&repository, &digest, Subject::Blob, &error);
+                let key = (repository.clone(), digest, Subject::Blob);
+                refusals.remember(key, &error, asked);
             }
             let (namespace, name, chain) = (
                 &repository.namespace,
@@ -253,8 +262,8 @@ impl Blobs {
         let repository = registry.repository(name);
         self.check_refusal(&repository, digest)?;
         let size_wanted = here.is_none();
-        let key = (repository.clone(), *digest);
-        let asked = self.heads.run(key, || {
+        let (key, asked) = ((repository.clone(), *digest), self.cache.purges().now());
+        let answer = self.heads.run(key, || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let (cache, repository) = (self.cache.clone(), repository.clone());
             async move {
@@ -265,18 +274,17 @@ impl Blobs {
                 {
                     return Err(Arc::new(upstream.contradiction()));
                 }
-                cache.grant(&repository, &digest, Grant::Blob).await;
+                cache.grant(&repository, &digest, Grant::Blob, asked).await;
                 Ok(head)
             }
         });
-        let answer = asked.await.ok_or(Error::Lost)?;
-        answer.map_err(|source| {
+        answer.await.ok_or(Error::Lost)?.map_err(|source| {
             let error = Error::Upstream {
                 subject: Subject::Blob,
                 source,
             };
-            self.refusals
-                .remember(&repository, digest, Subject::Blob, &error);
+            let key = (repository, *digest, Subject::Blob);
+            self.refusals.remember(key, &error, asked);
             error
         })
     }
@@ -392,6 +400,7 @@ async fn fill(
         }
     };
     filler.place().await;
+    let asked = cache.purges().now();
     let mut transfer = match Transfer::open(sources, digest, 0, None).await {
         Ok(transfer) => transfer,
         Err(error) => return Err(failed(filler, error)),
@@ -414,7 +423,7 @@ async fn fill(
     match filler.verify().await {
         Ok(verified) => {
             // Before anybody can find it present, so that nobody of this repository has to prove what just came.
-            cache.grant(repository, &digest, Grant::Blob).await;
+            cache.grant(repository, &digest, Grant::Blob, asked).await;
             verified.publish().await;
             Ok(())
         }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::error::{Error, StreamError, Subject};
 use super::refusals::Refusals;
-use crate::cache::{Handover, Repository};
+use crate::cache::{Handover, Moment, Repository};
 use crate::oci::{Digest, Digester};
 use crate::upstream::{self, Source, Sources, Transfer};
 
@@ -24,6 +24,7 @@ pub(super) struct Detour {
     /// The place that is held already.
     place: Option<OwnedSemaphorePermit>,
     refusals: Refusals,
+    asked: Moment,
 }
 
 /// A reader's own transfer.
@@ -50,6 +51,7 @@ impl Detour {
         places: Arc<Semaphore>,
         refusals: Refusals,
     ) -> Self {
+        let asked = refusals.now();
         Self {
             digest,
             repository,
@@ -57,6 +59,7 @@ impl Detour {
             places,
             place: None,
             refusals,
+            asked,
         }
     }
 
@@ -82,8 +85,8 @@ impl Detour {
             "wrong bytes on the way around the cache"
         );
         let error = Error::Mismatch { expected };
-        self.refusals
-            .remember(&self.repository, &expected, Subject::Blob, &error);
+        let key = (self.repository.clone(), expected, Subject::Blob);
+        self.refusals.remember(key, &error, self.asked);
     }
 
     /// Goes on from `position` towards `until`, after the cache handed over what it had staged.

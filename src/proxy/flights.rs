@@ -44,6 +44,7 @@ where
                     running.insert(key.clone(), answer.clone());
                     let landing = Landing {
                         running: Arc::clone(&self.running),
+                        answer: answer.clone(),
                         key,
                     };
                     let asking = ask();
@@ -59,16 +60,27 @@ where
         };
         answer.wait_for(Option::is_some).await.ok()?.clone()
     }
+
+    /// Lets nobody join what is asked of these keys any more; whoever waits for it gets its answer.
+    pub(super) fn part_from(&self, is_about: impl Fn(&K) -> bool) {
+        self.running.lock().retain(|key, _| !is_about(key));
+    }
 }
 
-/// Takes the key out, also when the asking task panics.
+/// Takes the question out, also when the asking task panics.
 struct Landing<K: Eq + Hash, V> {
     running: Running<K, V>,
+    answer: watch::Receiver<Option<V>>,
     key: K,
 }
 
 impl<K: Eq + Hash, V> Drop for Landing<K, V> {
     fn drop(&mut self) {
-        self.running.lock().remove(&self.key);
+        let mut running = self.running.lock();
+        // Another question may have taken its place.
+        let own = |it: &watch::Receiver<_>| it.same_channel(&self.answer);
+        if running.get(&self.key).is_some_and(own) {
+            running.remove(&self.key);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
 
 use super::answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
 use super::blob::Blobs;
@@ -13,24 +14,29 @@ use super::config::{Config, UpstreamConfig};
 use super::error::{Error, Subject};
 use super::listing::Listings;
 use super::manifest::{Manifests, Served, invalid};
+use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::routes::{Requested, Route, Routes};
 use super::tag::{Asking, How, Resolved, Tags, Word};
-use crate::cache::Cache;
-use crate::oci::{Digest, Endpoint, Reference, RepositoryName, Tag};
-use crate::upstream::{Fault, Metrics, TransportError};
+use crate::cache::{Cache, Purge, PurgeError, Purged, Repository};
+use crate::net::Chain;
+use crate::oci::{Digest, Endpoint, FullReference, Namespace, Reference, RepositoryName, Tag};
+use crate::upstream::{self, Fault, TransportError};
 
 /// Everything between the HTTP front and the cache.
 #[derive(Debug)]
 pub struct Proxy {
     /// Replaced as a whole by a reload.
     routes: RwLock<Option<Arc<Routes>>>,
-    metrics: Metrics,
+    upstream_metrics: upstream::Metrics,
     blobs: Blobs,
     manifests: Manifests,
     tags: Tags,
     listings: Listings,
+    cache: Cache,
+    metrics: Metrics,
+    tracker: TaskTracker,
     answer_timeout: Duration,
 }
 
@@ -44,9 +50,10 @@ impl Proxy {
         config: &Config,
         cache: &Cache,
         metrics: &Metrics,
+        upstream_metrics: &upstream::Metrics,
         tracker: &TaskTracker,
     ) -> Result<Self, TransportError> {
-        let refusals = Refusals::new(config.negative_for);
+        let refusals = Refusals::new(config.negative_for, cache.purges().clone());
         let manifests = Manifests::new(
             cache.clone(),
             refusals.clone(),
@@ -60,8 +67,8 @@ impl Proxy {
             tracker.clone(),
         );
         Ok(Self {
-            routes: RwLock::new(routes(&config.upstreams, metrics)?),
-            metrics: metrics.clone(),
+            routes: RwLock::new(routes(&config.upstreams, upstream_metrics)?),
+            upstream_metrics: upstream_metrics.clone(),
             blobs: Blobs::new(
                 cache.clone(),
                 refusals,
@@ -70,7 +77,10 @@ impl Proxy {
             ),
             manifests,
             tags,
-            listings: Listings::new(),
+            listings: Listings::new(cache.purges().clone()),
+            cache: cache.clone(),
+            metrics: metrics.clone(),
+            tracker: tracker.clone(),
             answer_timeout: config.answer_timeout,
         })
     }
@@ -95,7 +105,7 @@ impl Proxy {
     ///
     /// When a client for one of them cannot be made; then all stay as they were.
     pub fn reload(&self, upstreams: &[UpstreamConfig]) -> Result<(), TransportError> {
-        let routes = routes(upstreams, &self.metrics)?;
+        let routes = routes(upstreams, &self.upstream_metrics)?;
         *self.routes.write() = routes;
         Ok(())
     }
@@ -115,6 +125,76 @@ impl Proxy {
         answered.unwrap_or(Err(Error::Deadline {
             allowed: self.answer_timeout,
         }))
+    }
+
+    /// Forgets what is named, on disk and in memory. What upstream is being asked about it at the moment is answered and
+    /// not remembered; a fill under way goes on, and what it brings is kept. Cancelled, it goes on.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses, or the directory is a successor's; then only memory has forgotten.
+    pub async fn purge(
+        self: &Arc<Self>,
+        reference: &FullReference,
+    ) -> Result<(Purge, Purged), PurgeError> {
+        let purge = self.meant_by(reference);
+        let (this, purging) = (Arc::clone(self), purge.clone());
+        let task = self
+            .tracker
+            .spawn(async move { this.carry_out(&purging).await });
+        let purged = task.await?;
+        match &purged {
+            Ok(Purged {
+                tags,
+                grants,
+                blobs,
+                bytes,
+            }) => {
+                let kind = purge.kind();
+                info!(what = %purge, kind, tags, grants, blobs, bytes, "purged");
+            }
+            Err(error) => {
+                warn!(what = %purge, error = %Chain(error), "purge is not complete");
+            }
+        }
+        purged.map(|purged| (purge, purged))
+    }
+
+    fn meant_by(&self, reference: &FullReference) -> Purge {
+        let repository = |namespace: &Namespace, name: &RepositoryName| {
+            let (namespace, name) = (namespace.clone(), name.clone());
+            match self.routes.read().as_deref() {
+                Some(routes) => routes.repository(namespace, name),
+                None => Repository { namespace, name },
+            }
+        };
+        match reference {
+            FullReference::Tag(namespace, name, tag) => {
+                Purge::Tag(repository(namespace, name), tag.clone())
+            }
+            FullReference::Repository(namespace, name) => {
+                Purge::Repository(repository(namespace, name))
+            }
+            FullReference::Digest(digest) => Purge::Digest(*digest),
+        }
+    }
+
+    async fn carry_out(&self, purge: &Purge) -> Result<Purged, PurgeError> {
+        // Until it is over nothing that it is about is remembered.
+        let _under_way = self.cache.purges().begin(purge.clone());
+        let removed = self.cache.purge(purge).await;
+        let manifests = removed.as_ref().map_or(&[][..], |(_, manifests)| manifests);
+        self.manifests.forget(purge, manifests);
+        self.blobs.forget(purge);
+        self.listings.forget(purge);
+        let tags = self.tags.forget(purge);
+        let (purged, _) = removed?;
+        self.metrics.purged(purge);
+        Ok(Purged {
+            // What the disk had no room for was in memory only.
+            tags: purged.tags.max(tags),
+            ..purged
+        })
     }
 
     async fn answer(&self, pull: &Pull) -> Result<Answer, Error> {
@@ -212,7 +292,8 @@ impl Proxy {
             }
             (Err(error), How::Checked | How::Fresh) => error,
         };
-        self.tags.fetch_failed(registry, name, tag, &failed).await;
+        let heard = (&failed, asking.asked);
+        self.tags.fetch_failed(registry, name, tag, heard).await;
         let stand_in = self
             .tags
             .stand_in(registry, name, tag, failed.clone())
@@ -263,6 +344,7 @@ impl Proxy {
             since: pull.deadline - self.answer_timeout,
             until: pull.deadline - self.answer_timeout / 8,
             anew: false,
+            asked: self.cache.purges().now(),
         }
     }
 
@@ -297,7 +379,7 @@ impl Proxy {
 /// A client for each upstream, by all of its names.
 fn routes(
     upstreams: &[UpstreamConfig],
-    metrics: &Metrics,
+    metrics: &upstream::Metrics,
 ) -> Result<Option<Arc<Routes>>, TransportError> {
     let registries: Vec<Arc<Registry>> = upstreams
         .iter()

@@ -13,20 +13,22 @@ use tracing::warn;
 use super::answer::{Asked, Listing, Outcome};
 use super::error::{Error, Subject};
 use super::registry::Registry;
+use crate::cache::{Purge, Purges, Repository};
 use crate::net::Chain;
-use crate::oci::{Endpoint, Namespace};
+use crate::oci::Endpoint;
 use crate::upstream;
 
 /// Pulls of listings. What was last heard stands in for an upstream that cannot say.
 #[derive(Debug)]
 pub(super) struct Listings {
     heard: Memory<Key, (Instant, Arc<upstream::Listing>)>,
+    purges: Purges,
 }
 
-type Key = (Namespace, String);
+type Key = (Repository, String);
 
 impl Listings {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(purges: Purges) -> Self {
         let weigh = |(_, path): &Key, (_, listing): &(Instant, Arc<upstream::Listing>)| {
             u32::try_from(ENTRY_BYTES + path.len() + listing.bytes.len()).unwrap_or(u32::MAX)
         };
@@ -35,7 +37,7 @@ impl Listings {
             .weigher(weigh)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { heard }
+        Self { heard, purges }
     }
 
     pub(super) async fn pull(
@@ -46,8 +48,9 @@ impl Listings {
     ) -> Result<Listing, Error> {
         let is_tags = matches!(endpoint, Endpoint::Tags { .. });
         let query = forwarded(asked.query.as_deref(), is_tags);
+        let name = endpoint.name().ok_or(Error::Lost)?;
         let key = (
-            registry.namespace().clone(),
+            registry.repository(name),
             format!("{}?{query}", endpoint.path()),
         );
         let freshness = registry.listing_freshness();
@@ -56,14 +59,18 @@ impl Listings {
         {
             return answer(registry, asked, is_tags, &listing, Outcome::Hit);
         }
-        let upstream = registry.upstream();
+        let (upstream, moment) = (registry.upstream(), self.purges.now());
         let plausible = |listing: &upstream::Listing| is_plausible(listing, is_tags);
         let listed = upstream.listing(endpoint, &query, LISTING_BYTES_MAX, plausible);
         let (listing, outcome) = match listed.await {
             Ok(listing) => {
                 let listing = Arc::new(listing);
-                self.heard
-                    .insert(key, (Instant::now(), Arc::clone(&listing)));
+                let heard = (Instant::now(), Arc::clone(&listing));
+                self.heard.insert(key.clone(), heard);
+                // Asked after it is there, so that a purge finds it or is found.
+                if self.purges.hit_repository(moment, &key.0) {
+                    self.heard.invalidate(&key);
+                }
                 (listing, Outcome::Forwarded)
             }
             Err(error) => {
@@ -81,6 +88,18 @@ impl Listings {
             }
         };
         answer(registry, asked, is_tags, &listing, outcome)
+    }
+
+    /// Forgets what a purge is about.
+    pub(super) fn forget(&self, purge: &Purge) {
+        let Purge::Repository(purged) = purge else {
+            return;
+        };
+        for (key, _) in &self.heard {
+            if key.0 == *purged {
+                self.heard.invalidate(key.as_ref());
+            }
+        }
     }
 }
 

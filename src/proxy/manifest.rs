@@ -13,9 +13,11 @@ use super::answer::Outcome;
 use super::blob::{Shared, fill_error};
 use super::error::{Error, Subject};
 use super::flights::Flights;
-use super::refusals::Refusals;
+use super::refusals::{Key, Refusals};
 use super::registry::Registry;
-use crate::cache::{Cache, Content, FillError, Filler, Follower, Grant, Joined, Repository};
+use crate::cache::{
+    Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, Repository,
+};
 use crate::oci::{Digest, MediaType, Reference, RepositoryName};
 use crate::upstream::{self, Fault, ManifestHead};
 
@@ -72,7 +74,7 @@ impl Manifests {
     ) -> Result<Served, Error> {
         let repository = registry.repository(name);
         let (mut outcome, mut followed) = (Outcome::Hit, 0);
-        let mut proof = None;
+        let (mut proof, asked) = (None, self.cache.purges().now());
         for _ in 0..ATTEMPTS_MAX {
             let granted = self.granted(&repository, digest).await;
             if let Some(media_type) = &granted
@@ -115,11 +117,15 @@ impl Manifests {
                             };
                             let media_type = agreed_type(registry, &bytes, &head)?;
                             let grant = Grant::Manifest(media_type.clone());
-                            self.cache.grant(&repository, digest, grant).await;
+                            self.cache.grant(&repository, digest, grant, asked).await;
                             media_type
                         }
                     };
                     self.memory.insert(*digest, bytes.clone());
+                    // Asked after it is there, so that a purge finds it or is found.
+                    if self.cache.purges().hit_digest(asked, &repository, digest) {
+                        self.memory.invalidate(digest);
+                    }
                     return Ok(Served {
                         bytes,
                         media_type,
@@ -191,6 +197,7 @@ impl Manifests {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<ManifestHead, upstream::Error> {
+        let asked = self.cache.purges().now();
         let manifest = registry
             .upstream()
             .manifest(name, reference, self.bytes_max)
@@ -202,7 +209,8 @@ impl Manifests {
         } = manifest;
         let repository = registry.repository(name);
         let size = Some(bytes.len() as u64);
-        self.keep(&repository, &digest, &bytes, &media_type).await;
+        let kept = (&bytes, &media_type);
+        self.keep(&repository, &digest, kept, asked).await;
         if let Joined::First(filler, _) = self.cache.join(&digest, &repository).await {
             // Not kept on disk: then it is served from memory.
             let _ = self.cache.put(filler, bytes).await;
@@ -224,13 +232,25 @@ impl Manifests {
         &self,
         repository: &Repository,
         digest: &Digest,
-        bytes: &Bytes,
-        media_type: &MediaType,
+        (bytes, media_type): (&Bytes, &MediaType),
+        asked: Moment,
     ) {
         self.memory.insert(*digest, bytes.clone());
-        self.cache
-            .grant(repository, digest, Grant::Manifest(media_type.clone()))
-            .await;
+        let grant = Grant::Manifest(media_type.clone());
+        self.cache.grant(repository, digest, grant, asked).await;
+    }
+
+    /// Forgets what a purge is about; `manifests` are those of a purged repository.
+    pub(super) fn forget(&self, purge: &Purge, manifests: &[Digest]) {
+        let purged = match purge {
+            Purge::Digest(digest) => Some(digest),
+            Purge::Tag(..) | Purge::Repository(_) => None,
+        };
+        for digest in manifests.iter().chain(purged) {
+            self.memory.invalidate(digest);
+        }
+        self.heads
+            .part_from(|(repository, digest)| purge.is_about(repository, digest));
     }
 
     /// Brings a manifest, whoever waits for it and whoever leaves; without a filler only into memory.
@@ -244,6 +264,7 @@ impl Manifests {
         let digest = *digest;
         let (this, registry, name) = (self.clone(), Arc::clone(registry), name.clone());
         let (sender, answer) = oneshot::channel();
+        let asked = self.cache.purges().now();
         self.tracker.spawn(async move {
             let repository = registry.repository(&name);
             let reference = Reference::Digest(digest);
@@ -253,7 +274,8 @@ impl Manifests {
                     let upstream::Manifest {
                         bytes, media_type, ..
                     } = manifest;
-                    this.keep(&repository, &digest, &bytes, &media_type).await;
+                    let kept = (&bytes, &media_type);
+                    this.keep(&repository, &digest, kept, asked).await;
                     let outcome = Outcome::Miss;
                     let served = Served {
                         bytes: bytes.clone(),
@@ -268,7 +290,8 @@ impl Manifests {
                     }
                 }
                 Err(source) => {
-                    let error = this.fetch_failed(&repository, &digest, filler, source);
+                    let key = (repository, digest, Subject::Manifest);
+                    let error = this.fetch_failed(key, filler, source, asked);
                     let _ = sender.send(Err(error));
                 }
             }
@@ -279,23 +302,23 @@ impl Manifests {
     /// Tells whoever follows why nothing comes.
     fn fetch_failed(
         &self,
-        repository: &Repository,
-        digest: &Digest,
+        key: Key,
         filler: Option<Filler>,
         source: upstream::Error,
+        asked: Moment,
     ) -> Error {
         let source = Arc::new(source);
+        let (_, digest, _) = key;
         let error = if source.fault() == Some(Fault::Digest) {
-            Error::Mismatch { expected: *digest }
+            Error::Mismatch { expected: digest }
         } else {
             let (subject, source) = (Subject::Manifest, Arc::clone(&source));
             Error::Upstream { subject, source }
         };
         // Remembered before anybody hears of it, so that nobody asks again at once.
-        self.refusals
-            .remember(repository, digest, Subject::Manifest, &error);
+        self.refusals.remember(key, &error, asked);
         match (filler, &error) {
-            (Some(filler), Error::Mismatch { .. }) => filler.refuse(*digest),
+            (Some(filler), Error::Mismatch { .. }) => filler.refuse(digest),
             (Some(filler), _) => filler.fail(Arc::new(Shared(source))),
             (None, _) => {}
         }
@@ -321,7 +344,8 @@ impl Manifests {
     ) -> Result<ManifestHead, Error> {
         let repository = registry.repository(name);
         self.check_refusal(&repository, digest)?;
-        let asked = self.heads.run((repository.clone(), *digest), || {
+        let asked = self.cache.purges().now();
+        let answer = self.heads.run((repository.clone(), *digest), || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let reference = Reference::Digest(digest);
             async move {
@@ -335,13 +359,13 @@ impl Manifests {
                 Ok(head)
             }
         });
-        asked.await.ok_or(Error::Lost)?.map_err(|source| {
+        answer.await.ok_or(Error::Lost)?.map_err(|source| {
             let error = Error::Upstream {
                 subject: Subject::Manifest,
                 source,
             };
-            self.refusals
-                .remember(&repository, digest, Subject::Manifest, &error);
+            let key = (repository, *digest, Subject::Manifest);
+            self.refusals.remember(key, &error, asked);
             error
         })
     }

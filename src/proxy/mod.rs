@@ -21,12 +21,14 @@ mod flights;
 mod freshness;
 mod registry;
 mod error;
+mod metrics;
 mod config;
 
 pub use answer::{Answer, Asked, Body, Caller, Content, Listing, Method, Outcome, Pull};
 pub use config::{Config, Freshness, TagRule, UpstreamConfig};
 pub use error::{Error, RequestFault, StreamError, Subject};
 pub use front::Proxy;
+pub use metrics::Metrics;
 pub use registry::Registry;
 pub use routes::{Requested, Route};
 pub use stream::BlobStream;

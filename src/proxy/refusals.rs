@@ -7,19 +7,23 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::error::{Error, Subject};
-use crate::cache::Repository;
+use crate::cache::{Moment, Purge, Purges, Repository};
 use crate::oci::Digest;
 
 /// Recent refusals, bounded in number; forgetting one costs a question.
 #[derive(Clone, Debug)]
 pub(super) struct Refusals {
     // The deadline is in the value, since a cache's own clock is not the one that tests pause.
-    recent: Cache<(Repository, Digest, Subject), (Instant, Error)>,
+    recent: Cache<Key, (Instant, Error)>,
     negative_for: Duration,
+    purges: Purges,
 }
 
+/// What is refused.
+pub(super) type Key = (Repository, Digest, Subject);
+
 impl Refusals {
-    pub(super) fn new(negative_for: Duration) -> Self {
+    pub(super) fn new(negative_for: Duration, purges: Purges) -> Self {
         let recent = Cache::builder()
             .max_capacity(REFUSALS_MAX)
             .eviction_policy(EvictionPolicy::lru())
@@ -27,6 +31,7 @@ impl Refusals {
         Self {
             recent,
             negative_for,
+            purges,
         }
     }
 
@@ -42,14 +47,14 @@ impl Refusals {
         (Instant::now() < until).then_some(error)
     }
 
-    /// Remembers an error that says something about the content, for as long as it is good.
-    pub(super) fn remember(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        subject: Subject,
-        error: &Error,
-    ) {
+    /// The present moment, for [`Refusals::remember`].
+    pub(super) fn now(&self) -> Moment {
+        self.purges.now()
+    }
+
+    /// Remembers an error that says something about the content, for as long as it is good; it was asked for at that
+    /// moment.
+    pub(super) fn remember(&self, key: Key, error: &Error, asked: Moment) {
         let good_for = match error {
             Error::Mismatch { .. } => MISMATCH_REFUSED_FOR,
             Error::Upstream { source, .. } if source.class() == crate::upstream::Class::Gone => {
@@ -63,9 +68,23 @@ impl Refusals {
             | Error::Busy
             | Error::Lost => return,
         };
-        let key = (repository.clone(), *digest, subject);
-        self.recent
-            .insert(key, (Instant::now() + good_for, error.clone()));
+        let refusal = (Instant::now() + good_for, error.clone());
+        self.recent.insert(key.clone(), refusal);
+        // Asked after it is there, so that a purge finds it or is found.
+        let (repository, digest, _) = &key;
+        if self.purges.hit_digest(asked, repository, digest) {
+            self.recent.invalidate(&key);
+        }
+    }
+
+    /// Forgets what a purge is about.
+    pub(super) fn forget(&self, purge: &Purge) {
+        for (key, _) in &self.recent {
+            let (repository, digest, _) = key.as_ref();
+            if purge.is_about(repository, digest) {
+                self.recent.invalidate(key.as_ref());
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::answer::Asked;
 use super::error::{Error, RequestFault};
 use super::registry::Registry;
+use crate::cache::Repository;
 use crate::oci::{Endpoint, EndpointPath, InvalidEndpoint, Namespace, RepositoryName};
 
 /// The closed list of upstreams, by every name that clients have for them.
@@ -97,6 +98,15 @@ impl Routes {
             namespace: namespace.map(Cow::into_owned),
             asked,
         })
+    }
+
+    /// The name that a repository has at its registry, whoever calls it what. The registry need not be configured any more:
+    /// what was stored from it is still here.
+    pub(super) fn repository(&self, namespace: Namespace, name: RepositoryName) -> Repository {
+        let registry = self.by_namespace.get(namespace.as_str());
+        let has_library = registry.map_or(namespace.as_str() == "docker.io", |it| it.has_library());
+        let name = if has_library { name.in_library() } else { name };
+        Repository { namespace, name }
     }
 
     fn named(&self, text: &str) -> Result<&Arc<Registry>, Error> {

@@ -18,7 +18,7 @@ use super::error::{Error, Subject};
 use super::freshness::{Facts, Verdict, is_usable, judge, next_pause};
 use super::manifest::{Manifests, invalid};
 use super::registry::Registry;
-use crate::cache::{Cache, Lru, Repository, TagRecord};
+use crate::cache::{Cache, Lru, Moment, Purge, Repository, TagRecord};
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, Tag};
 use crate::upstream::{self, Class, Fault, ManifestHead};
 
@@ -44,6 +44,8 @@ pub(super) struct Asking {
     pub(super) until: Instant,
     /// Whether upstream is asked whatever the policy says.
     pub(super) anew: bool,
+    /// The same moment in the order of purges.
+    pub(super) asked: Moment,
 }
 
 /// What a tag says now.
@@ -86,13 +88,21 @@ struct Inner {
     /// What was last stored, and when it was last confirmed.
     stored: Option<(Word, Age)>,
     /// What was heard since, and is not stored yet.
-    heard: Option<(Word, Age)>,
+    heard: Option<Heard>,
     /// The last check failed; until when nobody asks again.
     failed: Option<Failed>,
     running: Option<Check>,
     queued: Option<Check>,
     /// When the record was last written.
     written: Option<Instant>,
+}
+
+/// What upstream said, and when it was asked.
+#[derive(Clone, Debug)]
+struct Heard {
+    word: Word,
+    age: Age,
+    asked: Moment,
 }
 
 #[derive(Clone, Debug)]
@@ -207,13 +217,39 @@ impl Tags {
         registry: &Arc<Registry>,
         name: &RepositoryName,
         tag: &Tag,
-        error: &Error,
+        (error, asked): (&Error, Moment),
     ) {
         if let Error::Upstream { source, .. } = error {
             let state = self.state(registry, name, tag).await;
-            let failed = self.failed(&state, &state.inner.lock(), source);
-            state.inner.lock().failed = failed;
+            let mut inner = state.inner.lock();
+            if !self.was_purged(&state, asked) {
+                inner.failed = self.failed(&state, &inner, source);
+            }
         }
+    }
+
+    /// Forgets what tags said; gives how many had said something. A check that is under way answers those who wait for it,
+    /// and nobody else: who comes after the purge rests on a check that is sent after it.
+    pub(super) fn forget(&self, purge: &Purge) -> u64 {
+        let is_about = |(repository, tag): &(Repository, Tag)| match purge {
+            Purge::Repository(it) => it == repository,
+            Purge::Tag(it, purged) => it == repository && purged == tag,
+            Purge::Digest(_) => false,
+        };
+        let states: Vec<Arc<TagState>> = {
+            let states = self.states.lock();
+            let found = states.iter().filter(|(key, _)| is_about(key));
+            found.map(|(_, state)| Arc::clone(state)).collect()
+        };
+        let had_said = |state: &Arc<TagState>| {
+            let mut inner = state.inner.lock();
+            // A queued check has not been sent, so it may stay.
+            let queued = inner.queued.take();
+            let former = std::mem::take(&mut *inner);
+            inner.queued = queued;
+            former.stored.is_some()
+        };
+        states.iter().filter(|state| had_said(state)).count() as u64
     }
 
     /// A manifest of this repository is here now: tags that were heard to have moved to it take its digest.
@@ -263,6 +299,7 @@ impl Tags {
             Some(former) => return self.taken_over(key, &former, registry),
             None => {}
         }
+        let asked = self.cache.purges().now();
         // A record that cannot be read is as good as none.
         let record = self.cache.tag(&key.0, tag).await.ok().flatten();
         let stored = record.map(|it| {
@@ -283,12 +320,14 @@ impl Tags {
         if let Some(state) = states.touch(&key) {
             return Arc::clone(state);
         }
+        // Read before a purge removed it, perhaps: the lock is the one under which a purge looks for states.
+        let was_purged = self.cache.purges().hit_tag(asked, &key.0, tag);
         let state = Arc::new(TagState {
             registry: Arc::clone(registry),
             name: name.clone(),
             tag: tag.clone(),
             inner: Mutex::new(Inner {
-                stored,
+                stored: stored.filter(|_| !was_purged),
                 ..Inner::default()
             }),
         });
@@ -303,7 +342,8 @@ impl Tags {
         former: &TagState,
         registry: &Arc<Registry>,
     ) -> Arc<TagState> {
-        let inner = {
+        let asked = self.cache.purges().now();
+        let mut inner = {
             let former = former.inner.lock();
             Inner {
                 stored: former.stored.clone(),
@@ -317,6 +357,9 @@ impl Tags {
             && Arc::ptr_eq(&state.registry, registry)
         {
             return Arc::clone(state);
+        }
+        if self.cache.purges().hit_tag(asked, &key.0, &key.1) {
+            inner = Inner::default();
         }
         let state = Arc::new(TagState {
             registry: Arc::clone(registry),
@@ -387,18 +430,21 @@ impl Tags {
     }
 
     async fn run_check(&self, state: &Arc<TagState>, sender: &watch::Sender<Option<Checked>>) {
-        let sent = Age {
+        let age = Age {
             at: Instant::now(),
             before: Duration::ZERO,
         };
+        let asked = self.cache.purges().now();
         let ended = Ended { state, sender };
         let checked = self.ask(state).await;
         {
             let mut inner = state.inner.lock();
             match &checked {
+                Ok(_) | Err(_) if self.was_purged(state, asked) => {}
                 Ok(word) => {
+                    let word = word.clone();
                     inner.failed = None;
-                    inner.heard = Some((word.clone(), sent));
+                    inner.heard = Some(Heard { word, age, asked });
                 }
                 Err(source) => {
                     if source.class() != Class::Unavailable {
@@ -472,10 +518,9 @@ impl Tags {
 
     /// What was heard takes the place of what is stored as soon as its manifest is here, with the type and the size that
     /// the manifest has. Gives what is to be written down.
-    async fn settle(&self, state: &Arc<TagState>) -> Option<TagRecord> {
-        let (heard, _) = state.inner.lock().heard.clone()?;
+    async fn settle(&self, state: &Arc<TagState>) -> Option<(TagRecord, Moment)> {
+        let digest = state.inner.lock().heard.as_ref()?.word.digest;
         let repository = state.registry.repository(&state.name);
-        let digest = heard.digest;
         let mut stored = self.manifests.stored(&repository, &digest).await;
         if stored.is_none() {
             self.await_manifest(state, &repository, &digest);
@@ -489,7 +534,8 @@ impl Tags {
             size,
         };
         let mut inner = state.inner.lock();
-        let (_, age) = inner.heard.take_if(|(it, _)| it.digest == digest)?;
+        let heard = inner.heard.take_if(|it| it.word.digest == digest)?;
+        let (age, asked) = (heard.age, heard.asked);
         let moved = inner.stored.as_ref().is_none_or(|(it, _)| *it != word);
         inner.stored = Some((word, age));
         let due = inner
@@ -500,19 +546,29 @@ impl Tags {
         }
         inner.written = Some(Instant::now());
         let age = age.now();
-        Some(TagRecord {
+        let record = TagRecord {
             digest,
             media_type,
             size,
             age,
-        })
+        };
+        Some((record, asked))
     }
 
-    async fn store(&self, state: &TagState, settled: Option<TagRecord>) {
-        if let Some(record) = settled {
+    async fn store(&self, state: &TagState, settled: Option<(TagRecord, Moment)>) {
+        if let Some((record, asked)) = settled {
             let repository = state.registry.repository(&state.name);
-            self.cache.store_tag(&repository, &state.tag, record).await;
+            self.cache
+                .store_tag(&repository, &state.tag, record, asked)
+                .await;
         }
+    }
+
+    /// Whether an answer that was asked for at that moment must not be remembered; to be asked under the state's lock.
+    fn was_purged(&self, state: &TagState, asked: Moment) -> bool {
+        let repository = state.registry.repository(&state.name);
+        let purges = self.cache.purges();
+        purges.hit_tag(asked, &repository, &state.tag)
     }
 
     fn await_manifest(&self, state: &Arc<TagState>, repository: &Repository, digest: &Digest) {
