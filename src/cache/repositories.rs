@@ -337,6 +337,15 @@ pub struct Granted {
     pub manifest: Option<MediaType>,
 }
 
+impl Granted {
+    pub(super) fn has(&self, grant: &Grant) -> bool {
+        match grant {
+            Grant::Blob => self.blob,
+            Grant::Manifest(media_type) => self.manifest.as_ref() == Some(media_type),
+        }
+    }
+}
+
 impl Grants {
     fn parse(text: &str) -> Self {
         let mut grants = Self::default();

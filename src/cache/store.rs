@@ -203,6 +203,10 @@ impl Cache {
         grant: Grant,
         asked: Moment,
     ) -> bool {
+        let known = self.repositories.granted_in_memory(repository, digest);
+        if known.is_some_and(|known| known.has(&grant)) {
+            return false;
+        }
         let (repositories, repository, digest) =
             (Arc::clone(&self.repositories), repository.clone(), *digest);
         let granted =

@@ -217,7 +217,7 @@ impl Blobs {
             // Where a mirror sent wrong bytes, the next who asks gets the registry's own.
             if !blamed {
                 let key = (repository.clone(), digest, Subject::Blob);
-                refusals.remember(key, &error, asked);
+                refusals.remember(&key, &error, asked);
             }
             let (namespace, name, chain) = (
                 &repository.namespace,
@@ -284,7 +284,7 @@ impl Blobs {
                 source,
             };
             let key = (repository, *digest, Subject::Blob);
-            self.refusals.remember(key, &error, asked);
+            self.refusals.remember(&key, &error, asked);
             error
         })
     }

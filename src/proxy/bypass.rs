@@ -86,7 +86,7 @@ impl Detour {
         );
         let error = Error::Mismatch { expected };
         let key = (self.repository.clone(), expected, Subject::Blob);
-        self.refusals.remember(key, &error, self.asked);
+        self.refusals.remember(&key, &error, self.asked);
     }
 
     /// Goes on from `position` towards `until`, after the cache handed over what it had staged.

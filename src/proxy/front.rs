@@ -367,7 +367,7 @@ impl Proxy {
         digest: &Digest,
     ) -> Result<Served, Error> {
         let served = self.manifests.pull(registry, name, digest).await?;
-        if served.outcome != Outcome::Hit {
+        if served.outcome != Outcome::Hit || served.is_new {
             self.tags
                 .published(&registry.repository(name), digest)
                 .await;

@@ -40,6 +40,8 @@ pub(super) struct Served {
     pub(super) bytes: Bytes,
     pub(super) media_type: MediaType,
     pub(super) outcome: Outcome,
+    /// Whether this repository was not known before to hold it.
+    pub(super) is_new: bool,
 }
 
 impl Manifests {
@@ -85,6 +87,7 @@ impl Manifests {
                     bytes,
                     media_type: media_type.clone(),
                     outcome,
+                    is_new: false,
                 });
             }
             match (self.cache.join(digest, &repository).await, granted) {
@@ -115,21 +118,16 @@ impl Manifests {
                                 Some(head) => head,
                                 None => self.head(registry, name, digest).await?,
                             };
-                            let media_type = agreed_type(registry, &bytes, &head)?;
-                            let grant = Grant::Manifest(media_type.clone());
-                            self.cache.grant(&repository, digest, grant, asked).await;
-                            media_type
+                            agreed_type(registry, &bytes, &head)?
                         }
                     };
-                    self.memory.insert(*digest, bytes.clone());
-                    // Asked after it is there, so that a purge finds it or is found.
-                    if self.cache.purges().hit_digest(asked, &repository, digest) {
-                        self.memory.invalidate(digest);
-                    }
+                    let kept = (&bytes, &media_type);
+                    let is_new = self.keep(&repository, digest, kept, asked).await;
                     return Ok(Served {
                         bytes,
                         media_type,
                         outcome,
+                        is_new,
                     });
                 }
                 (Joined::Following(follower), granted) => {
@@ -227,17 +225,21 @@ impl Manifests {
         self.cache.granted(repository, digest).await.ok()?.manifest
     }
 
-    /// In memory and granted, before anybody can find it on disk.
+    /// In memory and granted, before anybody can find it on disk. Whether the grant is new.
     async fn keep(
         &self,
         repository: &Repository,
         digest: &Digest,
         (bytes, media_type): (&Bytes, &MediaType),
         asked: Moment,
-    ) {
+    ) -> bool {
         self.memory.insert(*digest, bytes.clone());
+        // Asked after it is there, so that a purge finds it or is found.
+        if self.cache.purges().hit_digest(asked, repository, digest) {
+            self.memory.invalidate(digest);
+        }
         let grant = Grant::Manifest(media_type.clone());
-        self.cache.grant(repository, digest, grant, asked).await;
+        self.cache.grant(repository, digest, grant, asked).await
     }
 
     /// Forgets what a purge is about; `manifests` are those of a purged repository.
@@ -281,6 +283,7 @@ impl Manifests {
                         bytes: bytes.clone(),
                         media_type,
                         outcome,
+                        is_new: true,
                     };
                     // Whoever asked may have left. Nobody waits for the disk.
                     let _ = sender.send(Ok(served));
@@ -291,7 +294,7 @@ impl Manifests {
                 }
                 Err(source) => {
                     let key = (repository, digest, Subject::Manifest);
-                    let error = this.fetch_failed(key, filler, source, asked);
+                    let error = this.fetch_failed(&key, filler, source, asked);
                     let _ = sender.send(Err(error));
                 }
             }
@@ -302,13 +305,13 @@ impl Manifests {
     /// Tells whoever follows why nothing comes.
     fn fetch_failed(
         &self,
-        key: Key,
+        key: &Key,
         filler: Option<Filler>,
         source: upstream::Error,
         asked: Moment,
     ) -> Error {
         let source = Arc::new(source);
-        let (_, digest, _) = key;
+        let (_, digest, _) = *key;
         let error = if source.fault() == Some(Fault::Digest) {
             Error::Mismatch { expected: digest }
         } else {
@@ -365,7 +368,7 @@ impl Manifests {
                 source,
             };
             let key = (repository, *digest, Subject::Manifest);
-            self.refusals.remember(key, &error, asked);
+            self.refusals.remember(&key, &error, asked);
             error
         })
     }

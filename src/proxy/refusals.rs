@@ -54,7 +54,7 @@ impl Refusals {
 
     /// Remembers an error that says something about the content, for as long as it is good; it was asked for at that
     /// moment.
-    pub(super) fn remember(&self, key: Key, error: &Error, asked: Moment) {
+    pub(super) fn remember(&self, key: &Key, error: &Error, asked: Moment) {
         let good_for = match error {
             Error::Mismatch { .. } => MISMATCH_REFUSED_FOR,
             Error::Upstream { source, .. } if source.class() == crate::upstream::Class::Gone => {
@@ -71,9 +71,9 @@ impl Refusals {
         let refusal = (Instant::now() + good_for, error.clone());
         self.recent.insert(key.clone(), refusal);
         // Asked after it is there, so that a purge finds it or is found.
-        let (repository, digest, _) = &key;
+        let (repository, digest, _) = key;
         if self.purges.hit_digest(asked, repository, digest) {
-            self.recent.invalidate(&key);
+            self.recent.invalidate(key);
         }
     }
 

@@ -506,3 +506,21 @@ async fn a_refusal_stays_the_last_word_through_an_outage() {
         assert!(matches!(failed.head.status, 502 | 503), "{:?}", failed.head);
     }
 }
+
+#[tokio::test]
+async fn a_tag_whose_manifest_was_here_through_another_repository_is_stored() {
+    let (upstream, proxy, image) = pulled("1h").await;
+    upstream.serve_image("other/app", "v1", &image);
+    // As containerd pulls.
+    let target = "/v2/other/app/manifests/v1";
+    assert_eq!(proxy.head(target).whole().await.head.status, 200);
+    let digest = image.manifest.digest();
+    proxy.pull_manifest("other/app", digest).await;
+    let asked = upstream.log().len();
+    let again = proxy.head(target).whole().await;
+    assert_eq!(again.head.cache_status(), "layerhold; hit");
+    let proxy = proxy.restart().await;
+    let again = proxy.head(target).whole().await;
+    assert_eq!(again.head.cache_status(), "layerhold; hit");
+    assert_eq!(upstream.log().len(), asked);
+}
