@@ -49,6 +49,14 @@ pub enum Command {
     /// format has comments.
     #[command(after_help = PRECEDENCE)]
     ClientConfig(ClientConfig),
+    /// Make a running proxy forget a tag, a repository, or content.
+    ///
+    /// A tag is asked upstream at its next pull, however fresh it was. Of a repository all tags are forgotten, and that it
+    /// holds its content, which is then proven anew before it is served there. Content is removed from the disk. Prints
+    /// one line for each reference; that nothing was stored is no error. Exits with 64 when a reference is malformed, and
+    /// with 1 when no proxy answers or it refuses.
+    #[command(after_help = PRECEDENCE)]
+    Purge(Purge),
 }
 
 /// What makes a client pull through the proxy.
@@ -87,6 +95,25 @@ pub enum Client {
     Buildkit,
 }
 
+/// What is purged, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Purge {
+    /// What to forget, beginning with its registry: docker.io/library/debian:12 (a tag), docker.io/library/debian (a
+    /// repository), docker.io/library/debian@sha256:… or sha256:… (that content, in every repository)
+    #[arg(value_name = "REFERENCE", required = true)]
+    pub references: Vec<String>,
+
+    /// The admin address of the proxy [default: the one that `serve` would listen on, given the same flags]
+    ///
+    /// A host and a port, as in `cache.example:9555`. With it no configuration is read.
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+
+    /// The flags of `serve`, by which the admin address is found.
+    #[command(flatten)]
+    pub options: Options,
+}
+
 /// The flags of one process. Each has an environment variable; the list of upstreams belongs in the file.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
@@ -103,10 +130,10 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<String>,
 
-    /// Where metrics and health listen [variable: LAYERHOLD_ADMIN_LISTEN] [key: admin_listen] [default: 127.0.0.1:9555]
+    /// Where metrics, health and purging listen [variable: LAYERHOLD_ADMIN_LISTEN] [key: admin_listen] [default: 127.0.0.1:9555]
     ///
     /// Never the address of the registry API. Change it when Prometheus or a health check is on another machine; whoever
-    /// reaches it sees which upstreams are used.
+    /// reaches it sees which upstreams are used, and may purge.
     #[arg(long, value_name = "ADDR")]
     pub admin_listen: Option<String>,
 
@@ -177,8 +204,11 @@ where
             return Stop::Incomplete(error);
         }
         let text = error.render().to_string();
-        let line = text.lines().next().unwrap_or_default();
-        let line = line.strip_prefix("error: ").unwrap_or(line);
+        // What is missing stands on lines of its own below the first.
+        let paragraph = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = paragraph.split_whitespace().collect();
+        let line = words.join(" ");
+        let line = line.strip_prefix("error: ").unwrap_or(&line);
         Stop::Refused(format!("{line} (see `layerhold --help`)"))
     })
 }
@@ -208,6 +238,7 @@ mod tests {
         match parse(words).unwrap().command {
             Command::Serve(options) | Command::Check(options) => options,
             Command::ClientConfig(other) => panic!("{other:?}"),
+            Command::Purge(purge) => purge.options,
         }
     }
 
@@ -267,6 +298,7 @@ mod tests {
             &["serve", "--loud"],
             &["serve", "x"],
             &["serve", "--listen"],
+            &["purge"],
         ] {
             let stop = parse(["layerhold"].iter().chain(words)).unwrap_err();
             assert_eq!(stop.exit_code(), ExitCode::from(64), "{words:?}");
@@ -275,6 +307,10 @@ mod tests {
             };
             assert!(!line.contains('\n') && !line.starts_with("error"), "{line}");
         }
+        let Stop::Refused(line) = parse(["layerhold", "purge"]).unwrap_err() else {
+            panic!("a purge of nothing is carried out")
+        };
+        assert!(line.contains("<REFERENCE>..."), "{line}");
         let stop = parse(["layerhold"]).unwrap_err();
         assert!(matches!(stop, Stop::Incomplete(_)));
         assert_eq!(stop.exit_code(), ExitCode::from(64));
@@ -282,13 +318,14 @@ mod tests {
 
     #[test]
     fn help_names_every_variable_and_the_precedence() {
-        for name in ["serve", "check", "client-config"] {
+        for name in ["serve", "check", "client-config", "purge"] {
             let mut args = Args::command();
             args.build();
             let command = args.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             for flag in command.get_arguments().filter_map(|it| it.get_long()) {
-                if !matches!(flag, "help" | "address") {
+                // Where a proxy is known belongs to one command, not to an environment.
+                if !matches!(flag, "help" | "address" | "admin") {
                     let name = flag.replace('-', "_").to_uppercase();
                     let variable = format!("[variable: LAYERHOLD_{name}]");
                     assert!(help.contains(&variable), "{variable}");

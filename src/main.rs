@@ -23,6 +23,8 @@ use layerhold::cli::{
 };
 use layerhold::config::{Config, Log, LogFormat};
 use layerhold::net::Chain;
+use layerhold::oci::FullReference;
+use layerhold::operator;
 use layerhold::upstream;
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => configured(&options).map(|config| serve(config, &options)),
         Command::Check(options) => configured(&options).map(|config| print(&config.report())),
         Command::ClientConfig(typed) => client_config(&typed),
+        Command::Purge(asked) => purge(&asked),
     };
     ExitCode::from(code.unwrap_or(EXIT_USAGE))
 }
@@ -82,6 +85,60 @@ fn client_config(typed: &ClientConfig) -> Option<u8> {
     let snippet = said(snippet.map_err(|error| Chain(&error).to_string()))?;
     snippet.remarks.iter().for_each(|it| complain(it));
     Some(print(&snippet.text))
+}
+
+/// Has a running proxy purge what was typed; `None` when that is wrong, which has then been said.
+fn purge(asked: &cli::Purge) -> Option<u8> {
+    let mut references = Vec::new();
+    for text in &asked.references {
+        match FullReference::parse(text) {
+            Ok(reference) => references.push(reference),
+            Err(error) => {
+                complain(&format!("{text:?}: {}", Chain(&error)));
+                return None;
+            }
+        }
+    }
+    let address = admin_address(asked)?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let answer = match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(operator::purge(&address, &references)),
+        Err(source) => {
+            complain(&format!("could not start the runtime: {source}"));
+            return Some(EXIT_FAILED);
+        }
+    };
+    match answer {
+        Ok(report) => {
+            let lines = report.purged.iter().map(operator::told);
+            Some(print(&lines.map(|line| line + "\n").collect::<String>()))
+        }
+        Err(error) => {
+            complain(&Chain(&error).to_string());
+            Some(EXIT_FAILED)
+        }
+    }
+}
+
+/// Where the proxy's admin port is; `None` when nobody says, which has then been said.
+fn admin_address(asked: &cli::Purge) -> Option<String> {
+    if let Some(address) = &asked.admin {
+        let port = address
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
+        if matches!(port, Some(Ok(1..))) {
+            return Some(address.clone());
+        }
+        complain(&format!(
+            "--admin {address:?}: not a host and a port such as `127.0.0.1:9555`"
+        ));
+        return None;
+    }
+    let address = operator::reachable(said(load(&asked.options))?.server.admin_listen);
+    if address.is_none() {
+        complain("admin_listen has port 0, which nobody can know: name the address with --admin");
+    }
+    address.map(|address| address.to_string())
 }
 
 fn print(text: &str) -> u8 {

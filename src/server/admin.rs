@@ -1,6 +1,7 @@
-//! The admin port: metrics and health, never the registry.
+//! The admin port: metrics, health and purging, never the registry.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -11,7 +12,9 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tracing::error;
 
 use super::health::Health;
+use super::purge;
 use crate::cache::Cache;
+use crate::proxy::Proxy;
 
 /// What the admin port tells about.
 #[derive(Clone, Debug)]
@@ -19,6 +22,7 @@ pub(super) struct Admin {
     pub(super) registry: Registry,
     pub(super) health: Health,
     pub(super) cache: Cache,
+    pub(super) proxy: Arc<Proxy>,
 }
 
 impl Admin {
@@ -27,6 +31,9 @@ impl Admin {
         self,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
+        if request.uri().path() == "/purge" {
+            return Ok(purge::answer(&self.proxy, request).await);
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response
@@ -40,7 +47,7 @@ impl Admin {
             "/readyz" => self.ready(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /livez and /readyz\n",
+                "there are /metrics, /livez, /readyz and /purge\n",
             ),
         })
     }

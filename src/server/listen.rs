@@ -109,6 +109,7 @@ impl Server {
             registry,
             health: self.health.clone(),
             cache,
+            proxy: Arc::clone(&proxy),
         };
         let admin_serving = tokio::spawn(serve_admin(
             self.admin_listener,

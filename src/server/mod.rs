@@ -7,6 +7,7 @@
 
 mod listen;
 mod admin;
+mod purge;
 mod handle;
 mod respond;
 mod body;
@@ -19,3 +20,4 @@ pub use config::Config;
 pub use health::Health;
 pub use listen::{BindError, Server};
 pub use metrics::Metrics;
+pub use purge::{PurgeReport, PurgedReference};

@@ -25,6 +25,7 @@ mod faults;
 mod grants;
 mod evict;
 mod restart;
+mod purge;
 mod drain;
 mod reload;
 mod notify;

@@ -81,6 +81,20 @@ impl Binary {
         (output.status, String::from_utf8(output.stdout).unwrap())
     }
 
+    /// Runs another command of the binary to its end: its exit code, and what it said on stdout and on stderr.
+    pub(crate) async fn command(words: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+        command.args(words).env_clear();
+        let running = tokio::task::spawn_blocking(move || command.output());
+        let output = within("the command", running).await.unwrap().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
     async fn run(builder: &ProxyBuilder, command: Command) -> Self {
         let (mut child, log) = spawn(command);
         let front = poll("the binary to listen", async || {

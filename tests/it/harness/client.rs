@@ -19,6 +19,7 @@ pub(crate) struct Request {
     method: String,
     target: String,
     headers: Vec<(String, String)>,
+    body: Bytes,
 }
 
 /// One connection with nothing in flight.
@@ -84,7 +85,15 @@ impl Request {
             method: method.to_owned(),
             target: target.into(),
             headers: Vec::new(),
+            body: Bytes::new(),
         }
+    }
+
+    /// Sends this behind the head, with its length.
+    pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        let length = self.body.len().to_string();
+        self.header("Content-Length", length)
     }
 
     /// Adds a header; `Host` replaces the usual one.
@@ -107,6 +116,8 @@ impl Request {
     pub(crate) async fn dispatch(&self) -> Connection {
         let mut connection = Connection::open(self.address).await;
         connection.write(self.head().as_bytes()).await.unwrap();
+        // Refused before it is read, perhaps.
+        let _ = connection.write(&self.body).await;
         connection
     }
 

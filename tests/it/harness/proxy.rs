@@ -324,6 +324,23 @@ impl Front {
         Request::new(self.admin, "GET", target).whole().await
     }
 
+    /// A request to purge, as its command sends it.
+    pub(crate) fn purging(&self, references: &[&str]) -> Request {
+        let body = serde_json::json!({ "reference": references });
+        Request::new(self.admin, "POST", "/purge")
+            .header("Content-Type", "application/json")
+            .body(body.to_string())
+    }
+
+    /// Purges, and says what of one reference was stored: tags, grants and blobs.
+    pub(crate) async fn purge(&self, reference: &str) -> (u64, u64, u64) {
+        let whole = self.purging(&[reference]).whole().await;
+        assert_eq!(whole.head.status, 200, "{}", whole.text());
+        let report: serde_json::Value = serde_json::from_slice(&whole.bytes).unwrap();
+        let count = |name: &str| report["purged"][0][name].as_u64().unwrap();
+        (count("tags"), count("grants"), count("blobs"))
+    }
+
     /// Everything at `/metrics`.
     pub(crate) async fn metrics(&self) -> String {
         let whole = self.admin("/metrics").await;
