@@ -16,6 +16,7 @@ use super::error::Error;
 pub(super) struct File {
     pub(super) listen: Option<Value>,
     pub(super) admin_listen: Option<Value>,
+    pub(super) trusted_proxies: Option<Value>,
     pub(super) log_format: Option<Value>,
     pub(super) log_level: Option<Value>,
     pub(super) cache: Cache,

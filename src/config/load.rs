@@ -22,6 +22,7 @@ use super::given::{FRESHNESS_MOST, Place, Setting, Sources, ordered};
 use super::names::{
     ADMIN_LISTEN, CACHE_DIR, CACHE_SIZE, CONFIG, LISTEN, LOG_FORMAT, LOG_LEVEL, check_variables,
 };
+use super::peers::read_trusted_proxies;
 use super::sites::{self, Defaults};
 use super::upstreams;
 
@@ -85,6 +86,7 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
         server: server::Config {
             listen,
             admin_listen,
+            trusted_proxies: read_trusted_proxies(sources, file.trusted_proxies)?,
             connections_max: count("limits.connections", limits.connections, 16_384)?,
             header_read_timeout: timeouts.header_read,
             write_idle_timeout: timeouts.write_idle,
@@ -377,6 +379,7 @@ pub(super) mod tests {
             config.server.admin_listen,
             "127.0.0.1:9555".parse().unwrap()
         );
+        assert!(config.server.trusted_proxies.is_empty());
         assert_eq!(config.server.connections_max, 16_384);
         assert_eq!(config.server.header_read_timeout, secs(30));
         assert_eq!(config.server.write_idle_timeout, secs(60));

@@ -16,6 +16,7 @@ mod clients;
 mod report;
 mod load;
 mod upstreams;
+mod peers;
 mod sites;
 mod addresses;
 mod effective;

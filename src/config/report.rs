@@ -26,6 +26,8 @@ impl Config {
         let listen: Vec<_> = self.server.listen.iter().map(quoted).collect();
         writeln!(out, "listen = [{}]", listen.join(", "))?;
         writeln!(out, "admin_listen = {}", quoted(self.server.admin_listen))?;
+        let trusted: Vec<_> = self.server.trusted_proxies.iter().map(quoted).collect();
+        writeln!(out, "trusted_proxies = [{}]", trusted.join(", "))?;
         write_log(out, self.log)?;
         write_cache(out, &self.cache)?;
         self.write_freshness(out)?;

@@ -4,6 +4,8 @@
 
 mod metered;
 mod conditional;
+mod forwarded;
+mod networks;
 mod range;
 mod units;
 mod secret;
@@ -11,7 +13,9 @@ mod chain;
 
 pub use chain::Chain;
 pub use conditional::{if_range_allows, none_match};
+pub use forwarded::{client_address, fuzz_forwarded};
 pub use metered::{End, Metered, Sent};
+pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
 pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
 pub use secret::Secret;
 pub use units::{

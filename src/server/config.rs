@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::net::Networks;
+
 /// Where to listen, and how patient to be with clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -10,6 +12,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Address of metrics and health; never the registry's.
     pub admin_listen: SocketAddr,
+    /// The proxies in front of us, which may say for whom they ask.
+    pub trusted_proxies: Networks,
     /// Connections at once; further ones wait in the kernel's backlog.
     pub connections_max: usize,
     /// How long a client may take over a request's head.

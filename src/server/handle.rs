@@ -2,7 +2,7 @@
 //! response has ended.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::body::ResponseBody;
 use super::connection::ConnectionHandle;
 use super::metrics::{Labels, Metrics, end_label};
 use super::respond::{self, Wanted};
-use crate::net::{Chain, End, Metered};
+use crate::net::{Chain, End, Metered, Networks, client_address};
 use crate::oci::OCI_NAMESPACE;
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
@@ -27,6 +27,8 @@ use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Req
 pub(super) struct Front {
     pub(super) proxy: Arc<Proxy>,
     pub(super) metrics: Metrics,
+    /// Who may say for whom it asks.
+    pub(super) trusted_proxies: Networks,
 }
 
 /// A body that tells how it ended.
@@ -35,6 +37,9 @@ pub(super) type MeteredBody = Metered<ResponseBody, Box<dyn FnOnce(End, u64) + S
 /// The one log line of a request, and what is counted with it; written when it is dropped.
 struct Line {
     id: String,
+    /// Who asks, as far as it is known.
+    client: IpAddr,
+    /// The other end of the connection: the client, or a proxy.
     peer: SocketAddr,
     method: http::Method,
     path: String,
@@ -160,6 +165,7 @@ impl Line {
     ) -> Self {
         Self {
             id,
+            client: client_address(peer.ip(), request.headers(), &front.trusted_proxies),
             peer,
             method: request.method().clone(),
             path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),
@@ -198,6 +204,7 @@ impl Drop for Line {
         self.metrics.ended(&self.labels, end, bytes);
         info!(
             request = self.id,
+            client = %self.client,
             peer = %self.peer,
             method = %self.method,
             path = self.path,

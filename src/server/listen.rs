@@ -23,6 +23,7 @@ use super::handle::{Front, handle};
 use super::health::Health;
 use super::metrics::Metrics;
 use crate::cache::Cache;
+use crate::net::{Chain, unmapped_address};
 use crate::proxy::Proxy;
 
 /// An address that cannot be listened on.
@@ -119,6 +120,7 @@ impl Server {
         let front = Arc::new(Front {
             proxy,
             metrics: self.metrics,
+            trusted_proxies: self.config.trusted_proxies.clone(),
         });
         let places = Arc::new(Semaphore::new(self.config.connections_max));
         let accepting = TaskTracker::new();
@@ -189,7 +191,7 @@ impl Acceptor {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => self.spawn(tcp, peer, place),
+                Ok((tcp, peer)) => self.spawn(tcp, unmapped_address(peer), place),
                 Err(error) => {
                     warn!(error = %error, "a connection could not be accepted");
                     // Out of descriptors, most likely: without a pause this would spin until one is free.
@@ -238,7 +240,7 @@ impl Acceptor {
                 () = breaking_off.cancelled() => return ending.break_off(),
             };
             if let Err(error) = served {
-                debug!(%peer, error = %crate::net::Chain(&error), "connection ended");
+                debug!(%peer, error = %Chain(&error), "connection ended");
             }
         });
     }

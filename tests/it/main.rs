@@ -30,6 +30,7 @@ mod drain;
 mod reload;
 mod notify;
 mod limits;
+mod peers;
 mod metrics;
 mod crash;
 mod cli;

@@ -3,11 +3,11 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::blob::{Blob, sha256};
 use super::within;
@@ -151,9 +151,25 @@ impl Connection {
         Self::try_open(address).await.unwrap()
     }
 
+    /// Connects from an address of this machine: all of 127.0.0.0/8 are.
+    pub(crate) async fn open_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = if source.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        };
+        let socket = socket.unwrap();
+        socket.bind(SocketAddr::new(source, 0)).unwrap();
+        let stream = within("a connection", socket.connect(address)).await;
+        Self::of(stream.unwrap()).unwrap()
+    }
+
     /// Connects if somebody listens.
     pub(crate) async fn try_open(address: SocketAddr) -> io::Result<Self> {
-        let stream = within("a connection", TcpStream::connect(address)).await?;
+        Self::of(within("a connection", TcpStream::connect(address)).await?)
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
