@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) listen: Option<Value>,
     pub(super) admin_listen: Option<Value>,
     pub(super) trusted_proxies: Option<Value>,
+    pub(super) proxy_protocol: Option<Value>,
     pub(super) log_format: Option<Value>,
     pub(super) log_level: Option<Value>,
     pub(super) cache: Cache,

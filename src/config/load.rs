@@ -22,7 +22,7 @@ use super::given::{FRESHNESS_MOST, Place, Setting, Sources, ordered};
 use super::names::{
     ADMIN_LISTEN, CACHE_DIR, CACHE_SIZE, CONFIG, LISTEN, LOG_FORMAT, LOG_LEVEL, check_variables,
 };
-use super::peers::read_trusted_proxies;
+use super::peers;
 use super::sites::{self, Defaults};
 use super::upstreams;
 
@@ -82,11 +82,14 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
         file.admin_listen,
     )?;
     let (listen, admin_listen) = read_addresses(listen, admin_listen)?;
+    let (trusted_proxies, proxy_protocol) =
+        peers::read(sources, file.trusted_proxies, file.proxy_protocol)?;
     Ok(Config {
         server: server::Config {
             listen,
             admin_listen,
-            trusted_proxies: read_trusted_proxies(sources, file.trusted_proxies)?,
+            trusted_proxies,
+            proxy_protocol,
             connections_max: count("limits.connections", limits.connections, 16_384)?,
             header_read_timeout: timeouts.header_read,
             write_idle_timeout: timeouts.write_idle,
@@ -380,6 +383,7 @@ pub(super) mod tests {
             "127.0.0.1:9555".parse().unwrap()
         );
         assert!(config.server.trusted_proxies.is_empty());
+        assert!(!config.server.proxy_protocol);
         assert_eq!(config.server.connections_max, 16_384);
         assert_eq!(config.server.header_read_timeout, secs(30));
         assert_eq!(config.server.write_idle_timeout, secs(60));

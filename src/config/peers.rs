@@ -7,11 +7,26 @@ use crate::net::{Network, Networks};
 use super::error::Error;
 use super::given::Sources;
 
-/// The networks of the proxies in front of us; none unless somebody gives some.
-pub(super) fn read_trusted_proxies(
+/// The networks of the proxies in front of us, none unless somebody gives some; and whether they send PROXY headers.
+pub(super) fn read(
     sources: &Sources<'_>,
-    value: Option<Value>,
-) -> Result<Networks, Error> {
+    trusted_proxies: Option<Value>,
+    proxy_protocol: Option<Value>,
+) -> Result<(Networks, bool), Error> {
+    let trusted = read_trusted_proxies(sources, trusted_proxies)?;
+    let proxy_protocol = sources.key("proxy_protocol", proxy_protocol).given();
+    let proxy_protocol = proxy_protocol.map_or(Ok(false), |given| given.bool())?;
+    // It would be read from nobody, and the clients' addresses lost unnoticed.
+    if proxy_protocol && trusted.is_empty() {
+        return Err(Error::Missing {
+            at: sources.at("trusted_proxies"),
+            wanted: "the networks of the balancers that send PROXY headers, which proxy_protocol = true reads from nobody else",
+        });
+    }
+    Ok((trusted, proxy_protocol))
+}
+
+fn read_trusted_proxies(sources: &Sources<'_>, value: Option<Value>) -> Result<Networks, Error> {
     let mut networks: Vec<Network> = Vec::new();
     let given = sources.key("trusted_proxies", value).given();
     // An empty list is the default written down.
@@ -55,6 +70,32 @@ mod tests {
             assert!(report.lines().any(|it| it == line), "{text}: {report}");
             assert_eq!(load(&report).unwrap().report(), report);
         }
+    }
+
+    #[test]
+    fn proxy_headers_are_read_from_somebody_or_not_at_all() {
+        let text = "trusted_proxies = ['10.0.0.0/8']\nproxy_protocol = true";
+        let report = load(text).unwrap().report();
+        assert!(load(&report).unwrap().server.proxy_protocol);
+        assert!(
+            !load("proxy_protocol = false")
+                .unwrap()
+                .server
+                .proxy_protocol
+        );
+        for text in [
+            "proxy_protocol = true",
+            "proxy_protocol = true\ntrusted_proxies = []",
+        ] {
+            let start =
+                "layerhold.toml: trusted_proxies: missing: give the networks of the balancers";
+            let refusal = refusal(text);
+            assert!(refusal.starts_with(start), "{refusal}");
+        }
+        assert_eq!(
+            refusal("proxy_protocol = 'v2'"),
+            "layerhold.toml: proxy_protocol: \"v2\": not true or false"
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ impl Config {
         writeln!(out, "admin_listen = {}", quoted(self.server.admin_listen))?;
         let trusted: Vec<_> = self.server.trusted_proxies.iter().map(quoted).collect();
         writeln!(out, "trusted_proxies = [{}]", trusted.join(", "))?;
+        writeln!(out, "proxy_protocol = {}", self.server.proxy_protocol)?;
         write_log(out, self.log)?;
         write_cache(out, &self.cache)?;
         self.write_freshness(out)?;

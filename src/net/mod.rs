@@ -5,6 +5,7 @@
 mod metered;
 mod conditional;
 mod forwarded;
+mod proxy_protocol;
 mod networks;
 mod range;
 mod units;
@@ -16,6 +17,7 @@ pub use conditional::{if_range_allows, none_match};
 pub use forwarded::{client_address, fuzz_forwarded};
 pub use metered::{End, Metered, Sent};
 pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
+pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};
 pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
 pub use secret::Secret;
 pub use units::{

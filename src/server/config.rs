@@ -14,6 +14,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The proxies in front of us, which may say for whom they ask.
     pub trusted_proxies: Networks,
+    /// Whether a connection from one of them begins with a PROXY header.
+    pub proxy_protocol: bool,
     /// Connections at once; further ones wait in the kernel's backlog.
     pub connections_max: usize,
     /// How long a client may take over a request's head.

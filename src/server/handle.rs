@@ -17,8 +17,9 @@ use tracing::{debug, error, info, warn};
 use super::body::ResponseBody;
 use super::connection::ConnectionHandle;
 use super::metrics::{Labels, Metrics, end_label};
+use super::peers::Peers;
 use super::respond::{self, Wanted};
-use crate::net::{Chain, End, Metered, Networks, client_address};
+use crate::net::{Chain, End, Metered};
 use crate::oci::OCI_NAMESPACE;
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
@@ -27,8 +28,7 @@ use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Req
 pub(super) struct Front {
     pub(super) proxy: Arc<Proxy>,
     pub(super) metrics: Metrics,
-    /// Who may say for whom it asks.
-    pub(super) trusted_proxies: Networks,
+    pub(super) peers: Peers,
 }
 
 /// A body that tells how it ended.
@@ -165,7 +165,7 @@ impl Line {
     ) -> Self {
         Self {
             id,
-            client: client_address(peer.ip(), request.headers(), &front.trusted_proxies),
+            client: front.peers.client(peer.ip(), request.headers()),
             peer,
             method: request.method().clone(),
             path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),

@@ -22,6 +22,7 @@ use super::connection::Connection;
 use super::handle::{Front, handle};
 use super::health::Health;
 use super::metrics::Metrics;
+use super::peers::Peers;
 use crate::cache::Cache;
 use crate::net::{Chain, unmapped_address};
 use crate::proxy::Proxy;
@@ -120,7 +121,7 @@ impl Server {
         let front = Arc::new(Front {
             proxy,
             metrics: self.metrics,
-            trusted_proxies: self.config.trusted_proxies.clone(),
+            peers: Peers::new(&self.config),
         });
         let places = Arc::new(Semaphore::new(self.config.connections_max));
         let accepting = TaskTracker::new();
@@ -214,7 +215,13 @@ impl Acceptor {
             if let Err(error) = tcp.set_nodelay(true) {
                 debug!(error = %error, "no TCP_NODELAY");
             }
-            let connection = Connection::new(tcp, write_idle_timeout, front.metrics.clone());
+            let mut connection = Connection::new(tcp, write_idle_timeout, front.metrics.clone());
+            // Nothing is lost with half a header: nothing has been asked yet.
+            let identified = tokio::select! {
+                () = stopping.cancelled() => return,
+                identified = front.peers.identify(&mut connection, peer) => identified,
+            };
+            let Some(peer) = identified else { return };
             let (of_connection, ending) = (connection.handle(), connection.handle());
             let service = service_fn(move |request| {
                 handle(Arc::clone(&front), peer, of_connection.clone(), request)

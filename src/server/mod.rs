@@ -11,6 +11,7 @@ mod purge;
 mod handle;
 mod respond;
 mod body;
+mod peers;
 mod connection;
 mod health;
 mod metrics;
