@@ -4,6 +4,7 @@
 
 mod metered;
 mod conditional;
+mod host;
 mod forwarded;
 mod proxy_protocol;
 mod networks;
@@ -15,6 +16,7 @@ mod chain;
 pub use chain::Chain;
 pub use conditional::{if_range_allows, none_match};
 pub use forwarded::{client_address, fuzz_forwarded};
+pub use host::{InvalidHost, requested_host};
 pub use metered::{End, Metered, Sent};
 pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
 pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::cache;
+use crate::net::InvalidHost;
 use crate::oci::{Digest, ErrorCode, InvalidEndpoint};
 use crate::upstream;
 
@@ -62,6 +63,9 @@ pub enum RequestFault {
     /// The method is not one of pulling.
     #[error("only GET and HEAD are supported")]
     Method,
+    /// Nobody can say which host is meant.
+    #[error(transparent)]
+    Host(#[from] InvalidHost),
     /// `ns` is there twice, so nobody can say which registry is meant.
     #[error("ns is given more than once")]
     NamespaceTwice,
@@ -224,7 +228,7 @@ impl RequestFault {
                 }
             },
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NamespaceTwice => StatusCode::BAD_REQUEST,
+            Self::Host(_) | Self::NamespaceTwice => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -236,7 +240,7 @@ impl RequestFault {
                 InvalidEndpoint::Digest(_) => ErrorCode::DigestInvalid,
             },
             Self::NamespaceTwice => ErrorCode::NameInvalid,
-            Self::Method => ErrorCode::Unsupported,
+            Self::Host(_) | Self::Method => ErrorCode::Unsupported,
         }
     }
 }

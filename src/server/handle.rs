@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::{HOST, HeaderValue};
+use http::header::HeaderValue;
 use http::{HeaderName, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::connection::ConnectionHandle;
 use super::metrics::{Labels, Metrics, end_label};
 use super::peers::Peers;
 use super::respond::{self, Wanted};
-use crate::net::{Chain, End, Metered};
+use crate::net::{Chain, End, Metered, requested_host};
 use crate::oci::OCI_NAMESPACE;
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
@@ -60,7 +60,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<MeteredBody>, Infallible> {
     let id = format!("{:016x}", rand::random::<u64>());
-    let route = front.proxy.route(requested(&request));
+    let route = requested(&request).and_then(|it| front.proxy.route(it));
     let mut line = Line::of(&front, peer, &request, &route, id);
     let answering = AssertUnwindSafe(answer(&front, &request, &route, &line.id)).catch_unwind();
     let (response, outcome) = Box::pin(answering).await.unwrap_or_else(|_| {
@@ -107,6 +107,8 @@ async fn answer(
         .ok()
         .map(|it| it.registry.namespace().as_str());
     let pulled = match (method(request.method()), route) {
+        // What may mean another host to somebody on the way is not looked at further.
+        (_, Err(error @ Error::Request(RequestFault::Host(_)))) => Err(error.clone()),
         // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
         (None, _) => Err(Error::Request(RequestFault::Method)),
         (Some(_), Err(error)) => Err(error.clone()),
@@ -228,12 +230,14 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How much of a path a log line shows: more than the longest valid one.
 const PATH_SHOWN_MAX: usize = 600;
 
-fn requested(request: &Request<Incoming>) -> Requested<'_> {
-    Requested {
-        path: request.uri().path(),
-        query: request.uri().query(),
-        host: request.headers().get(HOST).and_then(|it| it.to_str().ok()),
-    }
+fn requested(request: &Request<Incoming>) -> Result<Requested<'_>, Error> {
+    let uri = request.uri();
+    let host = requested_host(request.version(), uri, request.headers());
+    Ok(Requested {
+        path: uri.path(),
+        query: uri.query(),
+        host: host.map_err(|invalid| Error::Request(invalid.into()))?,
+    })
 }
 
 fn method(method: &http::Method) -> Option<Method> {

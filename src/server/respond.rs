@@ -72,7 +72,10 @@ pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<Response
     }
     if matches!(error, Error::Request(RequestFault::Method)) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        // What comes behind a write is its body, which nobody wants.
+    }
+    // What comes behind a write is its body, which nobody wants; and behind a request that can be read in two ways, who
+    // knows.
+    if let Error::Request(RequestFault::Method | RequestFault::Host(_)) = error {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if error.status() == StatusCode::UNAUTHORIZED {

@@ -51,6 +51,52 @@ async fn the_first_of_ns_host_path_and_default_decides() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_for_no_host_or_for_two_is_refused() {
+    let (one, two, proxy, [first, second]) = two().await;
+    let target = format!("/v2/{APP}/manifests/v1");
+    for (line, status) in [
+        ("Host: two.cache.example", 200),
+        ("X-Host: two.cache.example", 400),
+        ("Host: two.cache.example\r\nHost: two.cache.example", 400),
+        ("Host: elsewhere.example\r\nhost: two.cache.example", 400),
+        ("Host: two.cache.example, elsewhere.example", 400),
+        ("Host: two.cache.example/", 400),
+        ("Host: me@two.cache.example", 400),
+    ] {
+        for method in ["GET", "PUT"] {
+            let asked = one.log().len() + two.log().len();
+            let request = format!("{method} {target} HTTP/1.1\r\n{line}\r\n\r\n");
+            let mut connection = Connection::open(proxy.registry).await;
+            connection.write(request.as_bytes()).await.unwrap();
+            let whole = connection.head(method).await.whole().await;
+            let is_write = method == "PUT" && status == 200;
+            let status = if is_write { 405 } else { status };
+            assert_eq!(whole.head.status, status, "{request:?}");
+            if status == 400 {
+                assert_eq!(whole.code().as_deref(), Some("UNSUPPORTED"), "{request:?}");
+                assert_eq!(whole.head.header("connection"), Some("close"));
+                assert_eq!(one.log().len() + two.log().len(), asked, "{request:?}");
+            }
+        }
+    }
+    // HTTP/1.0 knows no hosts, and a whole URI says more than the field.
+    for (head, image) in [
+        (format!("GET {target} HTTP/1.0\r\n\r\n"), &first),
+        (
+            format!(
+                "GET http://two.cache.example{target} HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"
+            ),
+            &second,
+        ),
+    ] {
+        let mut connection = Connection::open(proxy.registry).await;
+        connection.write(head.as_bytes()).await.unwrap();
+        let whole = connection.head("GET").await.whole().await;
+        whole.is(200, image.manifest.bytes());
+    }
+}
+
+#[tokio::test]
 async fn the_namespace_is_echoed_as_received_and_only_when_it_was_used() {
     let (_one, _two, proxy, images) = two().await;
     let layer = &images[1].layers[0];

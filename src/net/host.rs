@@ -1,0 +1,106 @@
+//! The host that a request is for.
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderMap, Uri, Version};
+
+/// A request that does not say for which host it is, or says so twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Host is missing, there twice, or no host")]
+pub struct InvalidHost;
+
+/// The host that a request names in its target or else in its `Host` field; `None` where it need not name one and does
+/// not.
+///
+/// # Errors
+///
+/// When `Host` is missing from a request of HTTP/1.1, comes twice, or holds what is no host: whoever answers such a
+/// request, rather than refuse it, may not mean the host that somebody on the way did (RFC 9112 §3.2).
+pub fn requested_host<'a>(
+    version: Version,
+    target: &'a Uri,
+    headers: &'a HeaderMap,
+) -> Result<Option<&'a str>, InvalidHost> {
+    let mut fields = headers.get_all(HOST).iter();
+    let host = match (fields.next(), fields.next()) {
+        (None, _) if version == Version::HTTP_11 => return Err(InvalidHost),
+        (None, _) => None,
+        (Some(host), None) => Some(host.to_str().map_err(|_| InvalidHost)?),
+        (Some(_), Some(_)) => return Err(InvalidHost),
+    };
+    if host.is_some_and(|host| !is_host(host)) {
+        return Err(InvalidHost);
+    }
+    // A target that is a whole URI makes the field's value void, not its absence (RFC 9112 §3.2.2).
+    Ok(target.authority().map(Authority::as_str).or(host))
+}
+
+/// A host with or without a port; or nothing, which is what a client says that has no host to name.
+fn is_host(text: &str) -> bool {
+    text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn host(
+        version: Version,
+        target: &str,
+        fields: &[&[u8]],
+    ) -> Result<Option<String>, InvalidHost> {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(HOST, HeaderValue::from_bytes(field).unwrap());
+        }
+        let target = target.parse().unwrap();
+        let host = requested_host(version, &target, &headers)?;
+        Ok(host.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        for (target, field, expected) in [
+            ("/v2/", "cache.example", "cache.example"),
+            ("/v2/", "Cache.Example:5000", "Cache.Example:5000"),
+            ("/v2/", "my_cache:5000", "my_cache:5000"),
+            ("/v2/", "192.0.2.1:5000", "192.0.2.1:5000"),
+            ("/v2/", "[2001:db8::1]:5000", "[2001:db8::1]:5000"),
+            ("/v2/", "", ""),
+            ("http://a.example:5000/v2/", "b.example", "a.example:5000"),
+        ] {
+            for version in [Version::HTTP_10, Version::HTTP_11] {
+                let host = host(version, target, &[field.as_bytes()]);
+                assert_eq!(host, Ok(Some(expected.to_owned())), "{target} {field}");
+            }
+        }
+        assert_eq!(host(Version::HTTP_10, "/v2/", &[]), Ok(None));
+    }
+
+    #[test]
+    fn a_request_that_names_none_or_two_is_refused() {
+        let two: &[&[u8]] = &[b"a.example", b"a.example"];
+        for fields in [
+            two,
+            &[b"a.example, b.example"],
+            &[b"a.example b.example"],
+            &[b"a.example/v2"],
+            &[b"user@a.example"],
+            &[b"http://a.example"],
+            &[b"\xff"],
+        ] {
+            for version in [Version::HTTP_10, Version::HTTP_11] {
+                assert_eq!(
+                    host(version, "/v2/", fields),
+                    Err(InvalidHost),
+                    "{fields:02x?}"
+                );
+            }
+        }
+        for target in ["/v2/", "http://a.example/v2/"] {
+            assert_eq!(host(Version::HTTP_11, target, &[]), Err(InvalidHost));
+        }
+    }
+}
