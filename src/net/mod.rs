@@ -9,6 +9,7 @@ mod forwarded;
 mod proxy_protocol;
 mod networks;
 mod range;
+mod retry_after;
 mod units;
 mod secret;
 mod chain;
@@ -21,6 +22,7 @@ pub use metered::{End, Metered, Sent};
 pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
 pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};
 pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
+pub use retry_after::{fuzz_retry_after, http_date, retry_after};
 pub use secret::Secret;
 pub use units::{
     DurationText, InvalidDuration, InvalidSize, SizeText, fuzz_units, parse_duration, parse_size,
