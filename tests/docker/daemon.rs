@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,12 +19,16 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon with an empty store that asks `mirror` for what it would ask Docker Hub.
-    pub(crate) fn start(dir: &Path, mirror: Option<SocketAddr>) -> Self {
+    /// Starts a daemon with an empty store and this `daemon.json`.
+    pub(crate) fn start(dir: &Path, config: &str) -> Self {
         let data = dir.join("docker");
+        let file = dir.join("daemon.json");
+        fs::write(&file, config).unwrap();
         let sockets = TempDir::with_prefix("docker-").unwrap();
         let at = |name: &str| sockets.path().join(name).to_str().unwrap().to_owned();
-        let mut args = vec![
+        let args = [
+            // Not the machine's own.
+            format!("--config-file={}", file.display()),
             format!("--data-root={}", data.display()),
             format!("--exec-root={}", at("exec")),
             format!("--pidfile={}", at("pid")),
@@ -33,10 +36,8 @@ impl Daemon {
             "--iptables=false".to_owned(),
             "--ip6tables=false".to_owned(),
             "--bridge=none".to_owned(),
-            "--insecure-registry=127.0.0.0/8".to_owned(),
         ];
-        args.extend(mirror.map(|mirror| format!("--registry-mirror=http://{mirror}")));
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let args = args.each_ref().map(String::as_str);
         let process = Process::start("dockerd", dir, "dockerd", &args);
         let mut daemon = Self {
             process,

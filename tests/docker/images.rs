@@ -52,7 +52,7 @@ fn kept() -> PathBuf {
 fn make(home: &Path, storage: &Path) {
     let dir = TempDir::new_in(home).unwrap();
     let registry = Registry::start(storage, dir.path());
-    let mut daemon = Daemon::start(dir.path(), None);
+    let mut daemon = Daemon::start(dir.path(), "{}");
 
     let rootfs = rootfs(dir.path());
     daemon.docker(&["import", rootfs.to_str().unwrap(), "rootfs"]);

@@ -34,7 +34,7 @@ impl Lab {
         );
         upstream.tag("base", &first);
         let proxy = Proxy::start(dir.path(), upstream.address());
-        let daemon = Daemon::start(dir.path(), Some(proxy.address()));
+        let daemon = Daemon::start(dir.path(), &proxy.client_config("docker"));
         Self {
             daemon,
             proxy,
@@ -47,7 +47,7 @@ impl Lab {
 }
 
 /// Says what is missing before anything fails for want of it.
-fn refuse_unless_possible() {
+pub(crate) fn refuse_unless_possible() {
     assert!(geteuid().is_root(), "a docker daemon needs root");
     let path = env::var_os("PATH").unwrap();
     let is_there = |program: &str| env::split_paths(&path).any(|dir| dir.join(program).exists());
@@ -65,7 +65,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
     ("debootstrap", "debootstrap"),
+    ("podman", "podman"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("skopeo", "skopeo"),

@@ -1,22 +1,27 @@
-//! A real docker daemon pulls through layerhold from a real registry.
+//! Real clients pull through layerhold from real registries.
 //!
-//! Needs root and, from Debian, `docker.io`, `docker-registry`, `debootstrap`, `prometheus` and
-//! `skopeo`; the network only once, for a Debian from the machine's own package mirror. So it is run by name:
+//! Needs root and the Debian packages that `lab.rs` names; the network only once, for a Debian
+//! from the machine's own package mirror. So it is run by name:
 //!
 //! ```text
 //! cargo test --release --test docker
 //! ```
 //!
-//! Every test has a daemon, a proxy and a registry of its own, and looks at what each of them
-//! says: the daemon's answers, the registry's log, the proxy's metrics and published files.
+//! Every test has a client, a proxy and a registry of its own, and looks at what each of them
+//! says: the client's answers, the registry's log, the proxy's metrics and published files.
+//! Clients are told to pull through layerhold with what `layerhold client-config` prints.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
+mod clients;
 mod image;
 mod scrape;
+
 mod lab;
 mod images;
 mod proxy;
 mod daemon;
+mod containerd;
+mod podman;
 mod registry;
 mod process;
 mod http;

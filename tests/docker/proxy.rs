@@ -10,20 +10,26 @@ use serde_json::Value;
 use crate::http;
 use crate::process::Process;
 use crate::registry::Descriptor;
-use crate::wait::until;
+use crate::wait::{bounded, run, until};
 
 /// A running layerhold, whose cache starts empty.
 pub(crate) struct Proxy {
-    // Held for its drop.
-    _process: Process,
+    process: Process,
     registry: SocketAddr,
     admin: SocketAddr,
+    config: PathBuf,
     cache: PathBuf,
 }
 
 impl Proxy {
     /// Starts layerhold in the place of Docker Hub, in front of `upstream`.
     pub(crate) fn start(dir: &Path, upstream: SocketAddr) -> Self {
+        Self::with(dir, &in_front_of("docker.io", upstream))
+    }
+
+    /// Starts layerhold with these tables of upstreams, as the configuration file has them.
+    pub(crate) fn with(dir: &Path, upstreams: &str) -> Self {
+        fs::create_dir_all(dir).unwrap();
         let config = dir.join("layerhold.toml");
         let cache = dir.join("cache");
         let document = format!(
@@ -34,17 +40,13 @@ admin_listen = "127.0.0.1:0"
 dir = "{}"
 size = "4GiB"
 
-[[upstream]]
-namespace = "docker.io"
-url = "http://{upstream}"
-default = true
-"#,
+{upstreams}"#,
             cache.display()
         );
         fs::write(&config, document).unwrap();
-        let config = config.to_str().unwrap();
-        let args = ["serve", "--config", config, "--log-format", "json"];
-        let mut process = Process::start("layerhold", dir, env!("CARGO_BIN_EXE_layerhold"), &args);
+        let file = config.to_str().unwrap();
+        let args = ["serve", "--config", file, "--log-format", "json"];
+        let mut process = Process::start("layerhold", dir, PROGRAM, &args);
         let mut bound = |role: &str| {
             process.wait_for(&format!("{role} address"), |process| {
                 address(&process.events(), role)
@@ -53,7 +55,8 @@ default = true
         Self {
             registry: bound("registry"),
             admin: bound("admin"),
-            _process: process,
+            process,
+            config,
             cache,
         }
     }
@@ -68,15 +71,38 @@ default = true
         self.admin
     }
 
-    /// How many requests had this outcome.
-    pub(crate) fn requests_with_outcome(&self, outcome: &str) -> usize {
-        let metrics = String::from_utf8(http::get(self.admin, "/metrics", "*/*")).unwrap();
-        let label = format!("outcome=\"{outcome}\"");
-        let lines = metrics
-            .lines()
-            .filter(|line| line.starts_with("layerhold_requests_total{") && line.contains(&label));
+    pub(crate) fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    /// The file that makes a client pull through this proxy, as the binary itself writes it.
+    pub(crate) fn client_config(&self, client: &str) -> String {
+        let mut command = bounded(PROGRAM);
+        command.args(["client-config", client, "--config"]);
+        command.arg(&self.config);
+        run(command.args(["--address", &self.registry.to_string()]))
+    }
+
+    /// All that it has counted.
+    pub(crate) fn metrics(&self) -> String {
+        String::from_utf8(http::get(self.admin, "/metrics", "*/*")).unwrap()
+    }
+
+    /// The sum of a metric's values whose labels include these, written as the metrics have them.
+    pub(crate) fn counts(&self, metric: &str, labels: &[&str]) -> usize {
+        let metrics = self.metrics();
+        let prefix = format!("{metric}{{");
+        let lines = metrics.lines().filter(|line| {
+            line.starts_with(&prefix) && labels.iter().all(|label| line.contains(label))
+        });
         let counts = lines.map(|line| line.rsplit(' ').next().unwrap());
         counts.map(|count| count.parse::<usize>().unwrap()).sum()
+    }
+
+    /// How many requests had this outcome.
+    pub(crate) fn requests_with_outcome(&self, outcome: &str) -> usize {
+        let label = format!("outcome=\"{outcome}\"");
+        self.counts("layerhold_requests_total", &[&label])
     }
 
     /// Waits until at least so many requests had this outcome. They are counted once they ended,
@@ -120,9 +146,18 @@ default = true
     }
 }
 
+/// The table of an upstream that is the default one.
+pub(crate) fn in_front_of(namespace: &str, upstream: SocketAddr) -> String {
+    format!(
+        "[[upstream]]\nnamespace = \"{namespace}\"\nurl = \"http://{upstream}\"\ndefault = true\n"
+    )
+}
+
 /// The address that a listener was logged with.
 pub(crate) fn address(events: &[Value], role: &str) -> Option<SocketAddr> {
     let mut listening = events.iter().filter(|it| it["message"] == "listening");
     let mine = listening.find(|it| it["role"] == role)?;
     mine["address"].as_str()?.parse().ok()
 }
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_layerhold");

@@ -42,6 +42,7 @@ pub(crate) struct Descriptor {
 impl Registry {
     /// Starts a registry on what is stored in `storage`; its log and configuration go to `dir`.
     pub(crate) fn start(storage: &Path, dir: &Path) -> Self {
+        fs::create_dir_all(dir).unwrap();
         let config = dir.join("registry.json");
         // A request is logged as it begins at `debug` only; once its answer has ended is too late
         // for a test that saw that end.
