@@ -140,9 +140,9 @@ impl Pair {
         let (hub, first) = registry(HUB, FIRST);
         let (quay, second) = registry(QUAY, SECOND);
         let upstreams = format!(
-            "{}[[upstream]]\nnamespace = \"{QUAY}\"\nurl = \"http://{}\"\n",
-            in_front_of(HUB, hub.address()),
-            quay.address()
+            "{}[[upstream]]\nnamespace = \"{QUAY}\"\nurl = \"{}\"\n",
+            in_front_of(HUB, &hub.url()),
+            quay.url()
         );
         Self {
             proxy: Proxy::with(dir.path(), &upstreams),

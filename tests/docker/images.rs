@@ -74,7 +74,7 @@ fn make(home: &Path, storage: &Path) {
 }
 
 /// A file tree with `size` bytes that no compression makes smaller, and their sum.
-fn layer(dir: &Path, name: &str, version: &str, size: u64) -> PathBuf {
+pub(crate) fn layer(dir: &Path, name: &str, version: &str, size: u64) -> PathBuf {
     let tree = dir.join(version);
     let inner = tree.join(name);
     fs::create_dir_all(&inner).unwrap();

@@ -15,9 +15,12 @@
 mod clients;
 mod image;
 mod scrape;
+mod ways;
 
 mod lab;
+mod shelf;
 mod images;
+mod skopeo;
 mod proxy;
 mod daemon;
 mod containerd;

@@ -24,7 +24,10 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts layerhold in the place of Docker Hub, in front of `upstream`.
     pub(crate) fn start(dir: &Path, upstream: SocketAddr) -> Self {
-        Self::with(dir, &in_front_of("docker.io", upstream))
+        Self::with(
+            dir,
+            &in_front_of("docker.io", &format!("http://{upstream}")),
+        )
     }
 
     /// Starts layerhold with these tables of upstreams, as the configuration file has them.
@@ -46,6 +49,7 @@ size = "4GiB"
         fs::write(&config, document).unwrap();
         let file = config.to_str().unwrap();
         let args = ["serve", "--config", file, "--log-format", "json"];
+        let args = [&args[..], &["--log-level", "debug"]].concat();
         let mut process = Process::start("layerhold", dir, PROGRAM, &args);
         let mut bound = |role: &str| {
             process.wait_for(&format!("{role} address"), |process| {
@@ -146,11 +150,9 @@ size = "4GiB"
     }
 }
 
-/// The table of an upstream that is the default one.
-pub(crate) fn in_front_of(namespace: &str, upstream: SocketAddr) -> String {
-    format!(
-        "[[upstream]]\nnamespace = \"{namespace}\"\nurl = \"http://{upstream}\"\ndefault = true\n"
-    )
+/// The table of an upstream that is the default one; more keys of it may follow.
+pub(crate) fn in_front_of(namespace: &str, url: &str) -> String {
+    format!("[[upstream]]\nnamespace = \"{namespace}\"\nurl = \"{url}\"\ndefault = true\n")
 }
 
 /// The address that a listener was logged with.

@@ -64,6 +64,10 @@ impl Registry {
         Self { process, address }
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -201,5 +205,5 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// What the daemon calls `debian`.
 pub(crate) const REPOSITORY: &str = "library/debian";
 
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";

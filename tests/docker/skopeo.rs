@@ -1,0 +1,38 @@
+//! A real `skopeo`, for pulls that leave every byte to look at.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::proxy::Proxy;
+use crate::registry::{Image, REPOSITORY, digest};
+use crate::wait::bounded;
+
+/// Pulls what [`REPOSITORY`] of the default upstream has under a tag or digest, with no
+/// credentials, and proves that it is this image. Returns what was said if it is refused.
+pub(crate) fn try_pull(proxy: &Proxy, tag: &str, image: &Image) -> Result<(), String> {
+    let copy = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut skopeo = bounded("skopeo");
+    skopeo.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
+    let from = format!("docker://{}/{REPOSITORY}:{tag}", proxy.address());
+    let to = format!("dir:{}", copy.path().display());
+    let output = skopeo
+        .args(["--src-no-creds", &from, &to])
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        return Err(String::from_utf8(output.stderr).unwrap());
+    }
+    let copied = |name: &str| digest(&fs::read(copy.path().join(name)).unwrap());
+    assert_eq!(copied("manifest.json"), image.manifest.digest);
+    for blob in image.layers.iter().chain([&image.config]) {
+        assert_eq!(copied(blob.hex()), blob.digest);
+    }
+    Ok(())
+}
+
+/// The same for what must not be refused.
+pub(crate) fn pull(proxy: &Proxy, tag: &str, image: &Image) {
+    let pulled = try_pull(proxy, tag, image);
+    assert_eq!(pulled, Ok(()));
+}
