@@ -7,7 +7,6 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache as Memory;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 use super::answer::Outcome;
 use super::blob::{Shared, fill_error};
@@ -16,7 +15,8 @@ use super::flights::Flights;
 use super::refusals::{Key, Refusals};
 use super::registry::Registry;
 use crate::cache::{
-    Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, Repository,
+    Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, ReadError,
+    Repository,
 };
 use crate::oci::{Digest, MediaType, Reference, RepositoryName};
 use crate::upstream::{self, Fault, ManifestHead};
@@ -42,6 +42,17 @@ pub(super) struct Served {
     pub(super) outcome: Outcome,
     /// Whether this repository was not known before to hold it.
     pub(super) is_new: bool,
+}
+
+/// What became of reading a manifest as it arrives.
+enum Along {
+    Read(Bytes, MediaType),
+    /// Whoever brought it cannot leave it here.
+    Again,
+    /// It did not come.
+    Failed(Error),
+    /// It is not to be read here, or too large to be a manifest.
+    Unreadable,
 }
 
 impl Manifests {
@@ -75,8 +86,8 @@ impl Manifests {
         digest: &Digest,
     ) -> Result<Served, Error> {
         let repository = registry.repository(name);
-        let (mut outcome, mut followed) = (Outcome::Hit, 0);
-        let (mut proof, asked) = (None, self.cache.purges().now());
+        let (mut outcome, mut followed) = (Outcome::Hit, false);
+        let asked = self.cache.purges().now();
         for _ in 0..ATTEMPTS_MAX {
             let granted = self.granted(&repository, digest).await;
             if let Some(media_type) = &granted
@@ -90,21 +101,16 @@ impl Manifests {
                     is_new: false,
                 });
             }
-            match (self.cache.join(digest, &repository).await, granted) {
+            let (bytes, media_type) = match (self.cache.join(digest, &repository).await, granted) {
                 (Joined::First(filler, _), _) => {
                     self.check_refusal(&repository, digest)?;
                     return self.fetch(Some(filler), registry, name, digest).await;
                 }
-                (Joined::Unreadable(_), _) => {
-                    self.check_refusal(&repository, digest)?;
-                    return self.fetch(None, registry, name, digest).await;
-                }
+                (Joined::Unreadable(_), _) => return self.around(registry, name, digest).await,
                 (Joined::Present(blob), granted) => {
                     let mut content = Content::Blob(blob.clone());
                     let Ok(bytes) = content.read_all(self.bytes_max).await else {
-                        // Not to be read, or too large to be a manifest: upstream has the word.
-                        self.check_refusal(&repository, digest)?;
-                        return self.fetch(None, registry, name, digest).await;
+                        return self.around(registry, name, digest).await;
                     };
                     // It is small, it is read once, and everything else hangs on it.
                     if Digest::of(digest.algorithm(), &bytes) != *digest {
@@ -113,38 +119,97 @@ impl Manifests {
                     }
                     let media_type = match granted {
                         Some(media_type) => media_type,
-                        None => {
-                            let head = match proof.take() {
-                                Some(head) => head,
-                                None => self.head(registry, name, digest).await?,
-                            };
-                            agreed_type(registry, &bytes, &head)?
-                        }
+                        None => self.proven_type(registry, name, digest, &bytes).await?,
                     };
-                    let kept = (&bytes, &media_type);
-                    let is_new = self.keep(&repository, digest, kept, asked).await;
-                    return Ok(Served {
-                        bytes,
-                        media_type,
-                        outcome,
-                        is_new,
-                    });
+                    (bytes, media_type)
                 }
                 (Joined::Following(follower), granted) => {
-                    if granted.is_none() && !follower.is_through(&repository) {
-                        proof = Some(self.head(registry, name, digest).await?);
-                    }
                     outcome = Outcome::Join;
-                    match wait_for(follower, digest).await {
-                        Ok(()) => {}
+                    let needs_proof = granted.is_none() && !follower.is_through(&repository);
+                    let read = self
+                        .read_along(follower, needs_proof, registry, (name, digest))
+                        .await?;
+                    match read {
+                        Along::Read(bytes, media_type) => (bytes, media_type),
+                        Along::Again => continue,
                         // Somebody else's failure, which may be of another repository or endpoint: we have not asked yet.
-                        Err(_) if followed == 0 => followed += 1,
-                        Err(error) => return Err(error),
+                        Along::Failed(_) if !followed => {
+                            followed = true;
+                            continue;
+                        }
+                        Along::Failed(error) => return Err(error),
+                        Along::Unreadable => return self.around(registry, name, digest).await,
                     }
                 }
-            }
+            };
+            let kept = (&bytes, &media_type);
+            let is_new = self.keep(&repository, digest, kept, asked).await;
+            return Ok(Served {
+                bytes,
+                media_type,
+                outcome,
+                is_new,
+            });
         }
         Err(Error::Lost)
+    }
+
+    /// Reads a manifest that somebody brings as it arrives: on disk it may be a moment later than it is verified.
+    async fn read_along(
+        &self,
+        follower: Follower,
+        needs_proof: bool,
+        registry: &Arc<Registry>,
+        (name, digest): (&RepositoryName, &Digest),
+    ) -> Result<Along, Error> {
+        // Having the bytes is not a right to them, nor is waiting for them.
+        let proof = match needs_proof {
+            true => Some(self.head(registry, name, digest).await?),
+            false => None,
+        };
+        let bytes = match self.cache.follow(follower).read_all(self.bytes_max).await {
+            Ok(bytes) => bytes,
+            // What cannot be kept on disk is in memory; what was abandoned is asked for again.
+            Err(ReadError::Fill(FillError::NotKept(_) | FillError::Abandoned)) => {
+                return Ok(Along::Again);
+            }
+            Err(ReadError::Fill(error)) => {
+                return Ok(Along::Failed(fill_error(error, digest, Subject::Manifest)));
+            }
+            Err(ReadError::Truncated | ReadError::Unreadable | ReadError::Io(_)) => {
+                return Ok(Along::Unreadable);
+            }
+        };
+        let granted = self.granted(&registry.repository(name), digest).await;
+        let media_type = match (granted, proof) {
+            (Some(media_type), _) => media_type,
+            (None, Some(head)) => agreed_type(registry, &bytes, &head)?,
+            (None, None) => self.proven_type(registry, name, digest, &bytes).await?,
+        };
+        Ok(Along::Read(bytes, media_type))
+    }
+
+    /// What is here cannot be read, or is too large to be a manifest: upstream has the word, and nothing is stored.
+    async fn around(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Served, Error> {
+        self.check_refusal(&registry.repository(name), digest)?;
+        self.fetch(None, registry, name, digest).await
+    }
+
+    /// The type of a manifest that is here, once upstream has said that this repository holds it.
+    async fn proven_type(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        digest: &Digest,
+        bytes: &Bytes,
+    ) -> Result<MediaType, Error> {
+        let head = self.head(registry, name, digest).await?;
+        agreed_type(registry, bytes, &head)
     }
 
     /// What is known of a manifest without fetching it: here or, when it is not here, from upstream's head.
@@ -378,18 +443,6 @@ impl Manifests {
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
 /// Rounds of joining; each ends in an answer unless the store changes meanwhile.
 const ATTEMPTS_MAX: usize = 4;
-
-/// Waits for a fill that somebody else began. What cannot be kept on disk is in memory by then.
-async fn wait_for(mut follower: Follower, digest: &Digest) -> Result<(), Error> {
-    match follower.verified().await {
-        Ok(_) | Err(FillError::NotKept(_)) => Ok(()),
-        Err(FillError::Abandoned) => {
-            debug!(%digest, "fill was abandoned, asking again");
-            Ok(())
-        }
-        Err(error) => Err(fill_error(error, digest, Subject::Manifest)),
-    }
-}
 
 /// The type of a manifest that is here, as upstream's head and its own body agree on it; they must agree on the size, too.
 fn agreed_type(

@@ -375,3 +375,20 @@ async fn a_layer_asked_for_as_a_manifest_is_refused_by_memory_for_a_while() {
     }
     assert_eq!(upstream.count(&get("/manifests/")), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_manifest_of_many_repositories_is_served_while_it_is_being_published() {
+    let (upstream, proxy) = pair().await;
+    for _ in 0..20 {
+        let image = Image::random(&[KIB]);
+        let names: Vec<_> = (0..8).map(|n| format!("app/{n}")).collect();
+        for name in &names {
+            upstream.serve_image(name, "v1", &image);
+        }
+        // Each of them asks while what the first has brought is on its way to the disk.
+        for name in &names {
+            let pulled = proxy.pull_manifest(name, "v1").await;
+            assert_eq!(pulled.bytes, image.manifest.bytes());
+        }
+    }
+}
