@@ -3,6 +3,9 @@
 //! The check of an address is made on the very addresses that are then connected to: a name that means something else a
 //! moment later gains nothing.
 //!
+//! A name's addresses are tried one after the other, each with its share of the connect timeout, and those of the other IP
+//! version from 300 ms on at the same time (hyper-util, after RFC 8305 §5); the first that answers is taken.
+//!
 //! Where a request leaves through a proxy, the proxy looks the name up and dials. An address that is written out is then
 //! still checked before the proxy is asked, and so are the names that mean the same everywhere; any other name is taken on
 //! trust. The proxy itself is the operator's word.
@@ -132,7 +135,7 @@ impl Rule {
         }
     }
 
-    /// Who is dialled for an address that was checked: itself, outside of tests.
+    /// Who is dialled for an address that was checked: itself, outside of tests. It is raced by its own IP version.
     fn stand_in(&self, address: IpAddr) -> IpAddr {
         let stand_ins = &self.site.addresses.stand_ins;
         stand_ins.get(&address).copied().unwrap_or(address)

@@ -1,8 +1,9 @@
 //! How upstreams are reached: whose certificates are trusted, who is shown ours, and by which address.
 
+use crate::harness::registry::neighbours;
 use crate::harness::{
-    APP, Authority, Binary, Blob, Demand, FakeRegistry, Image, KIB, MIB, ProxyBuilder, TestProxy,
-    TlsFront, TokenServer, any,
+    APP, Authority, Binary, Blob, Demand, FakeRegistry, Image, KIB, MIB, ProxyBuilder, Swallower,
+    TestProxy, TlsFront, TokenServer, any,
 };
 
 /// PEM that has nothing in it.
@@ -273,4 +274,106 @@ async fn a_folder_is_no_password_file() {
         assert_eq!(status.code(), Some(code), "{printed}");
         assert!(!printed.contains("hush"), "{printed}");
     }
+}
+
+/// A proxy whose registry goes by a name that has these addresses, where they are.
+fn named(upstream: &FakeRegistry, addresses: &[&str]) -> ProxyBuilder {
+    let url = format!("http://{REGISTRY}:{}", upstream.address().port());
+    TestProxy::in_front_of(upstream)
+        .upstream("url", url)
+        .name(REGISTRY, addresses)
+}
+
+#[tokio::test]
+async fn a_registry_may_be_an_ipv6_address() {
+    let upstream = FakeRegistry::start_at("::1").await;
+    let proxy = TestProxy::in_front_of(&upstream).start().await;
+    let blob = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.pull_blob(APP, &blob).await;
+    // And lead to another of its own kind.
+    let (host, other) = (FakeRegistry::start_at("::1").await, Blob::random(KIB));
+    host.serve_blob("bucket", &other);
+    let location = format!(
+        "http://{}/v2/bucket/blobs/{}",
+        host.address(),
+        other.digest()
+    );
+    upstream.redirect(any(other.digest()), 307, location);
+    proxy.pull_blob(APP, &other).await;
+}
+
+#[tokio::test]
+async fn a_name_with_addresses_of_both_kinds_is_reached_by_the_one_that_answers() {
+    for alive in [0, 1] {
+        for order in [["127.0.0.1", "::1"], ["::1", "127.0.0.1"]] {
+            let fakes = FakeRegistry::two_at(["127.0.0.1", "::1"]).await;
+            let (upstream, dead) = (&fakes[alive], &fakes[1 - alive]);
+            dead.stop().await;
+            let proxy = named(upstream, &order).start().await;
+            let blob = Blob::random(KIB);
+            upstream.serve_blob(APP, &blob);
+            proxy.pull_blob(APP, &blob).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_everything_is_passed_over() {
+    for (swallows, answers, connect) in [
+        // One after the other, each with its share of the time.
+        ("127.0.0.2", "127.0.0.1", "1s"),
+        // The other kind is tried long before that (RFC 8305 §5).
+        ("::1", "127.0.0.1", "20s"),
+        ("127.0.0.1", "::1", "20s"),
+    ] {
+        let [first, second] = neighbours([swallows, answers]).await;
+        let _swallower = Swallower::of(first).await;
+        let upstream = FakeRegistry::start_on(second);
+        let proxy = named(&upstream, &[swallows, answers])
+            .set("timeouts.answer", "5s")
+            .set("timeouts.connect", connect)
+            .start()
+            .await;
+        let blob = Blob::random(KIB);
+        upstream.serve_blob(APP, &blob);
+        proxy.pull_blob(APP, &blob).await;
+    }
+}
+
+#[tokio::test]
+async fn a_registry_whose_every_address_swallows_everything_is_an_outage() {
+    let [first, second] = neighbours(["127.0.0.2", "::1"]).await;
+    let port = first.local_addr().unwrap().port();
+    let _swallowers = [Swallower::of(first).await, Swallower::of(second).await];
+    let nobody = FakeRegistry::start().await;
+    let proxy = named(&nobody, &["127.0.0.2", "::1"])
+        .upstream("url", format!("http://{REGISTRY}:{port}"))
+        .set("timeouts.answer", "5s")
+        .start()
+        .await;
+    assert_eq!(status(&proxy, &Blob::random(KIB)).await, 502);
+}
+
+#[tokio::test]
+async fn somebody_who_stands_in_is_raced_like_any_other() {
+    let [first, second] = neighbours(["::1", "127.0.0.1"]).await;
+    let _swallower = Swallower::of(first).await;
+    let upstream = FakeRegistry::start_on(second);
+    // The check sees two public addresses, and the redirect's client has them to choose from.
+    let proxy = TestProxy::in_front_of(&upstream)
+        .name("cdn.example.net", &["2001:db8::1", "198.51.100.1"])
+        .stand_in("2001:db8::1", "::1".parse().unwrap())
+        .stand_in("198.51.100.1", upstream.address().ip())
+        .start()
+        .await;
+    let blob = Blob::random(KIB);
+    upstream.serve_blob("bucket", &blob);
+    let port = upstream.address().port();
+    let location = format!(
+        "http://cdn.example.net:{port}/v2/bucket/blobs/{}",
+        blob.digest()
+    );
+    upstream.redirect(any(format!("{APP}/blobs/")), 307, location);
+    proxy.pull_blob(APP, &blob).await;
 }

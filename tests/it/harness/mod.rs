@@ -12,6 +12,7 @@ pub(crate) mod secret;
 pub(crate) mod token;
 pub(crate) mod host;
 pub(crate) mod registry;
+pub(crate) mod swallow;
 mod reply;
 pub(crate) mod script;
 pub(crate) mod client;
@@ -29,6 +30,7 @@ pub(crate) use proxy::{ProxyBuilder, TestProxy};
 pub(crate) use registry::{At, FakeRegistry};
 pub(crate) use script::{Fault, any, get, head};
 pub(crate) use secret::{HelperScript, PasswordFile};
+pub(crate) use swallow::Swallower;
 pub(crate) use tls::{Authority, Demand, TlsFront};
 pub(crate) use token::TokenServer;
 

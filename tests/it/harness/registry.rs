@@ -143,7 +143,8 @@ impl FakeRegistry {
         [Self::start_on(first), Self::start_on(second)]
     }
 
-    fn start_on(listener: TcpListener) -> Self {
+    /// Serves whoever comes to this listener.
+    pub(crate) fn start_on(listener: TcpListener) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             ticks: watch::Sender::new(0),
@@ -169,7 +170,12 @@ impl FakeRegistry {
         };
         stop.send_replace(true);
         within("the fake to stop", task).await.unwrap();
-        let socket = TcpSocket::new_v4().unwrap();
+        let socket = if self.address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        };
+        let socket = socket.unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(self.address).unwrap();
         *self.power.lock() = Some(Power::Off(socket));
@@ -655,7 +661,7 @@ const BEARER: &str = r#"Bearer realm="{realm}",service="fake",scope="{scope}""#;
 const PIECE: usize = 64 << 10;
 
 /// Listens at two addresses on one port, which may take some attempts: it was free at the first of them only.
-async fn neighbours([first, second]: [&str; 2]) -> [TcpListener; 2] {
+pub(crate) async fn neighbours([first, second]: [&str; 2]) -> [TcpListener; 2] {
     loop {
         let first = TcpListener::bind((first, 0)).await.unwrap();
         let port = first.local_addr().unwrap().port();
