@@ -100,6 +100,26 @@ async fn an_address_is_vouched_for_like_a_name() {
 }
 
 #[tokio::test]
+async fn whom_the_machine_trusts_is_trusted_besides() {
+    let (ours, machines) = (Authority::new(), Authority::new());
+    for (is_trusted, expected) in [(true, 200), (false, 502)] {
+        let upstream = FakeRegistry::start().await;
+        let front = TlsFront::start(&upstream, &machines, &["127.0.0.1"], Demand::Nothing).await;
+        let builder = TestProxy::in_front_of(&upstream).upstream("url", front.url("127.0.0.1"));
+        let mut builder = trusting(builder, &ours);
+        if is_trusted {
+            let roots = builder.write("roots.pem", &machines.pem());
+            builder = builder.variable("SSL_CERT_FILE", &roots);
+        }
+        let binary = Binary::start(&builder).await;
+        let blob = Blob::random(KIB);
+        upstream.serve_blob(APP, &blob);
+        let whole = binary.blob(APP, blob.digest()).whole().await;
+        assert_eq!(whole.head.status, expected, "{}", whole.text());
+    }
+}
+
+#[tokio::test]
 async fn a_registry_that_wants_a_certificate_is_shown_ours() {
     let authority = Authority::new();
     for (is_known, expected) in [(true, 200), (false, 502)] {
