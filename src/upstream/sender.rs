@@ -134,14 +134,14 @@ impl Sender {
         })?;
         let uri = self.uri(question);
         let mut asked = self.ask_as(credential.as_ref(), question, &uri).await;
-        if is_unauthorized(&asked) {
+        if is_unauthorized(question, &asked) {
             // What was right when it was read may be wrong by now.
             let other = self.credentials.instead_of(credential.as_ref()).await;
             if let Some(other) = other.ok().filter(|it| *it != credential) {
                 credential = other;
                 asked = self.ask_as(credential.as_ref(), question, &uri).await;
             }
-            if is_unauthorized(&asked) {
+            if is_unauthorized(question, &asked) {
                 self.credentials.refused(credential.as_ref());
             }
         }
@@ -522,12 +522,13 @@ fn token_request(
     Some(request)
 }
 
-/// Whether the registry or its token server does not know us, or does not let us.
-fn is_unauthorized(asked: &Result<Asked, Error>) -> bool {
+/// Whether the registry or its token server does not know us, or does not let us. A HEAD that the registry refuses says
+/// nothing: some refuse it to everybody, and are asked by GET next.
+fn is_unauthorized(question: &Question<'_>, asked: &Result<Asked, Error>) -> bool {
     let status = match asked {
-        Ok((response, _)) => response.status(),
+        Ok((response, _)) if question.method != Method::HEAD => response.status(),
         Err(Error::Refused { status, .. }) => *status,
-        Err(_) => return false,
+        Ok(_) | Err(_) => return false,
     };
     status == StatusCode::UNAUTHORIZED
 }

@@ -9,7 +9,7 @@ use crate::harness::secret::says;
 use crate::harness::token::{TOKEN, basic};
 use crate::harness::{
     APP, Binary, Blob, BlobHost, FakeRegistry, Fault, HelperScript, Image, KIB, PasswordFile,
-    ProxyBuilder, TestProxy, TokenServer, Whole, any, get,
+    ProxyBuilder, TestProxy, TokenServer, Whole, any, get, head,
 };
 
 const USER: &str = "robot";
@@ -247,6 +247,24 @@ async fn a_helper_that_insists_on_what_was_refused_is_not_asked_for_ever() {
         assert_eq!(refused(&upstream, &proxy).await, 401);
     }
     assert_eq!(helper.runs(), 2);
+}
+
+#[tokio::test]
+async fn pitfall_44_a_registry_that_refuses_heads_refuses_no_credentials() {
+    let (tokens, upstream) = (TokenServer::start().await, FakeRegistry::start().await);
+    upstream.require_token(&tokens);
+    tokens.lock(USER, PASSWORD);
+    upstream.always(head("/"), Fault::Status(401));
+    let helper = HelperScript::saying(USER, PASSWORD);
+    let proxy = with_helper(&upstream, &helper).start().await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    for _ in 0..2 {
+        proxy.pull_manifest(APP, "v1").await;
+        let target = format!("/v2/{APP}/blobs/{}", new_blob(&upstream).digest());
+        assert_eq!(proxy.head(target).whole().await.head.status, 200);
+    }
+    assert_eq!(helper.runs(), 1);
 }
 
 #[tokio::test]
