@@ -8,8 +8,8 @@ use crate::harness::proxy::ONE;
 use crate::harness::secret::says;
 use crate::harness::token::{TOKEN, basic};
 use crate::harness::{
-    APP, Binary, Blob, BlobHost, FakeRegistry, Fault, HelperScript, Image, KIB, PasswordFile,
-    ProxyBuilder, TestProxy, TokenServer, Whole, any, get, head,
+    APP, Authority, Binary, Blob, BlobHost, Demand, FakeRegistry, Fault, HelperScript, Image, KIB,
+    PasswordFile, ProxyBuilder, TestProxy, TlsFront, TokenServer, Whole, any, get, head,
 };
 
 const USER: &str = "robot";
@@ -463,6 +463,108 @@ async fn pitfall_31_a_realm_on_another_host_receives_no_password() {
     }
     let connections = [&foreign, &listed, &local].map(|it| it.connections());
     assert_eq!(connections, [0, 0, 0]);
+}
+
+/// The registry by a name of its own and a token server by another, both on the Internet for all that anybody knows.
+fn named(
+    proxy: ProxyBuilder,
+    registry: &str,
+    (upstream, realm): (&FakeRegistry, &str),
+) -> ProxyBuilder {
+    let url = format!("http://{registry}:{}", upstream.address().port());
+    proxy
+        .upstream("url", url)
+        .name(registry, &["192.0.2.1"])
+        .name(realm, &["192.0.2.1"])
+        .stand_in("192.0.2.1", upstream.address().ip())
+}
+
+#[tokio::test]
+async fn pitfall_31_a_realm_of_another_domain_receives_no_password() {
+    for (registry, realm, is_own) in [
+        ("registry.example.com", "auth.example.com", true),
+        ("registry.example.co.uk", "auth.example.co.uk", true),
+        ("registry.example.com", "auth.example.net", false),
+        ("registry.example.com", "auth.xample.com", false),
+        (
+            "registry.example.com",
+            "registry.example.com.evil.net",
+            false,
+        ),
+        // Of one suffix under which anybody registers.
+        ("good.github.io", "evil.github.io", false),
+        ("registry.good.co.uk", "auth.evil.co.uk", false),
+        // Of a suffix that nobody vouches for.
+        ("registry.good.internal", "auth.evil.internal", false),
+        ("registry", "auth", false),
+        ("registry", "registry.evil.net", false),
+        // Where it is, and not who.
+        ("registry.example.com", "192.0.2.1", false),
+    ] {
+        let (tokens, upstream) = (TokenServer::start().await, FakeRegistry::start().await);
+        let file = PasswordFile::new(PASSWORD);
+        tokens.lock(USER, PASSWORD);
+        let challenge = format!(
+            r#"Bearer realm="http://{realm}:{}/token",service="fake""#,
+            tokens.address().port()
+        );
+        upstream.challenge(&tokens, &challenge);
+        let proxy = with_file(&upstream, &file);
+        let proxy = named(proxy, registry, (&upstream, realm)).start().await;
+        if is_own {
+            pull(&upstream, &proxy).await;
+            assert_eq!(tokens.exchanges(), 1, "{registry} names {realm}");
+        } else {
+            let status = refused(&upstream, &proxy).await;
+            let found = (status, tokens.connections());
+            assert_eq!(found, (401, 0), "{registry} names {realm}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn pitfall_31_a_realm_in_a_private_network_receives_no_password_of_a_public_registry() {
+    for inside in ["127.0.0.1", "10.0.0.7", "169.254.169.254", "fd00::1"] {
+        let (tokens, upstream) = (TokenServer::start().await, FakeRegistry::start().await);
+        let file = PasswordFile::new(PASSWORD);
+        let realm = "auth.example.com";
+        let port = tokens.address().port();
+        let challenge = format!(r#"Bearer realm="http://{realm}:{port}/token""#);
+        upstream.challenge(&tokens, &challenge);
+        let proxy = with_file(&upstream, &file);
+        let proxy = named(proxy, "registry.example.com", (&upstream, realm))
+            .name(realm, &[inside])
+            .stand_in(inside, tokens.address().ip());
+        let proxy = proxy.start().await;
+        let found = (refused(&upstream, &proxy).await, tokens.connections());
+        assert_eq!(found, (502, 0), "{inside}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_31_nothing_that_goes_by_https_goes_on_by_http() {
+    let authority = Authority::new();
+    for listed in [false, true] {
+        let (tokens, upstream) = (TokenServer::start().await, FakeRegistry::start().await);
+        let (registry, realm) = ("registry.example.com", "auth.example.com");
+        let names = [registry];
+        let front = TlsFront::start(&upstream, &authority, &names, Demand::Nothing).await;
+        let file = PasswordFile::new(PASSWORD);
+        let root = format!("http://{realm}:{}", tokens.address().port());
+        let challenge = format!(r#"Bearer realm="{root}/token", Basic realm="fake""#);
+        let proxy = with_file(&upstream, &file);
+        let authority = proxy.write("ca.pem", &authority.pem());
+        let other = "http://other.example.com".to_owned();
+        let listed = if listed { root } else { other };
+        let proxy = named(proxy, registry, (&upstream, realm))
+            .upstream("url", front.url(registry))
+            .upstream("ca_file", authority)
+            .upstream("token_realms", vec![listed]);
+        // The registry itself asks, too, and what it gets nobody else hears.
+        upstream.lock_and_say(USER, PASSWORD, &challenge);
+        pull(&upstream, &proxy.start().await).await;
+        assert_eq!(tokens.connections(), 0);
+    }
 }
 
 #[tokio::test]
