@@ -495,7 +495,7 @@ async fn pitfall_31_a_realm_of_another_domain_receives_no_password() {
         ("good.github.io", "evil.github.io", false),
         ("registry.good.co.uk", "auth.evil.co.uk", false),
         // Of a suffix that nobody vouches for.
-        ("registry.good.internal", "auth.evil.internal", false),
+        ("registry.good.internal", "auth.good.internal", false),
         ("registry", "auth", false),
         ("registry", "registry.evil.net", false),
         // Where it is, and not who.
