@@ -512,3 +512,24 @@ async fn the_command_purges_at_a_running_proxy() {
     assert_eq!((code, error.lines().count()), (Some(1), 1), "{error}");
     assert!(error.contains("no proxy answers"), "{error}");
 }
+
+#[tokio::test]
+async fn a_manifest_under_way_is_served_to_all_who_wait_for_it() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[KIB]);
+    let digest = image.manifest.digest();
+    upstream.serve_image(APP, "v1", &image);
+    let gate = upstream.hold(get(digest), At::Head);
+    let mut waiting = vec![proxy.manifest(APP, digest).dispatch().await];
+    gate.reached().await;
+    for _ in 0..3 {
+        waiting.push(proxy.manifest(APP, digest).dispatch().await);
+    }
+    proxy.purge(&at_one(APP)).await;
+    gate.open();
+    for connection in waiting {
+        let answered = connection.head("GET").await.whole().await;
+        assert_eq!(answered.bytes, image.manifest.bytes());
+    }
+    assert_eq!(upstream.count(&get(digest)), 1);
+}
