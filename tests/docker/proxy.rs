@@ -42,6 +42,8 @@ admin_listen = "127.0.0.1:0"
 [cache]
 dir = "{}"
 size = "4GiB"
+# However little a busy machine has left: the suite is about what is kept.
+free_space_min = "256MiB"
 
 {upstreams}"#,
             cache.display()
