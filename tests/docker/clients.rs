@@ -12,6 +12,7 @@ use crate::lab::refuse_unless_possible;
 use crate::podman::Podman;
 use crate::proxy::{Proxy, in_front_of};
 use crate::registry::{Image, REPOSITORY, Registry, Request};
+use crate::shelf::Shelf;
 
 #[test]
 fn containerd_pulls_from_two_registries_and_the_layers_they_share_are_sent_once() {
@@ -73,31 +74,29 @@ fn podman_pulls_by_path_prefix_from_two_registries_and_runs_both_images() {
 
 #[test]
 fn podman_pulls_from_the_proxys_own_address_with_the_registry_in_the_path() {
-    let pair = Pair::start();
-    let podman = Podman::new(pair.dir.path(), "");
-    let reference = format!("{}/{QUAY}/{REPOSITORY}:base", pair.proxy.address());
+    let shelf = Shelf::filled();
+    let upstream = Registry::start(&shelf.storage, &shelf.place("registry"));
+    let proxy = Proxy::start(&shelf.place("proxy"), upstream.address());
+    let podman = Podman::new(&shelf.place("client"), "");
+    let reference = format!("{}/{HUB}/{REPOSITORY}:{FIRST}", proxy.address());
 
-    assert_eq!(podman.pull(&reference), pair.second.manifest.digest);
+    assert_eq!(podman.pull(&reference), shelf.first.manifest.digest);
 
-    let sent = gets(&pair.quay.requests(), &pair.second.manifest.digest);
-    assert_eq!(sent, Vec::from_iter(pair.second.contents()));
-    assert_eq!(pair.hub.requests(), []);
+    let sent = gets(&upstream.requests(), &shelf.first.manifest.digest);
+    assert_eq!(sent, Vec::from_iter(shelf.first.contents()));
 }
 
 #[test]
 fn a_daemon_pulls_through_two_proxies_and_the_first_serves_when_the_rest_is_gone() {
-    refuse_unless_possible();
-    let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let storage = images::storage_in(dir.path());
-    let mut upstream = Registry::start(&storage, dir.path());
-    let image = upstream.image(FIRST);
-    let mut far = Proxy::start(&dir.path().join("far"), upstream.address());
-    let near = Proxy::start(&dir.path().join("near"), far.address());
-    let daemon = Daemon::start(dir.path(), &near.client_config("docker"));
-    let reference = format!("debian:{FIRST}");
+    let shelf = Shelf::filled();
+    let image = &shelf.first;
+    let mut upstream = Registry::start(&shelf.storage, &shelf.place("registry"));
+    let mut far = Proxy::start(&shelf.place("far"), upstream.address());
+    let near = Proxy::start(&shelf.place("near"), far.address());
+    let daemon = Daemon::start(&shelf.place("docker"), &near.client_config("docker"));
+    let pull = || daemon.pull(&format!("debian:{FIRST}"));
 
-    assert_eq!(daemon.pull(&reference), image.manifest.digest);
-
+    assert_eq!(pull(), image.manifest.digest);
     for proxy in [&near, &far] {
         proxy.counted("miss", image.contents().len());
         assert_eq!(proxy.published(&image.parts()), image.parts());
@@ -106,11 +105,11 @@ fn a_daemon_pulls_through_two_proxies_and_the_first_serves_when_the_rest_is_gone
     assert_eq!(sent, Vec::from_iter(image.contents()));
 
     upstream.stop();
-    assert_eq!(daemon.pull(&reference), image.manifest.digest);
+    assert_eq!(pull(), image.manifest.digest);
     far.counted("stale", 1);
+
     far.stop();
-    assert_eq!(daemon.pull(&reference), image.manifest.digest);
-    assert_eq!(daemon.shell(&reference, images::CHECK), FIRST);
+    assert_eq!(pull(), image.manifest.digest);
     near.counted("stale", 1);
 }
 

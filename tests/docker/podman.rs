@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use crate::wait::{bounded, run};
 
 /// Podman's command line; there is no daemon.
 pub(crate) struct Podman {
     registries: PathBuf,
     store: PathBuf,
+    // Apart, since its path may have fifty characters.
+    running: TempDir,
 }
 
 impl Podman {
@@ -16,8 +20,11 @@ impl Podman {
     pub(crate) fn new(dir: &Path, registries_conf: &str) -> Self {
         let registries = dir.join("registries.conf");
         fs::write(&registries, registries_conf).unwrap();
-        let store = dir.join("podman");
-        Self { registries, store }
+        Self {
+            registries,
+            store: dir.join("podman"),
+            running: TempDir::with_prefix("podman-").unwrap(),
+        }
     }
 
     /// Pulls an image and returns the digest of its manifest.
@@ -54,8 +61,8 @@ impl Podman {
     fn podman(&self, args: &[&str]) -> String {
         let mut command = bounded("unshare");
         command.args(["--mount", "sh", "-ec", PRIVATELY, "sh", "podman"]);
-        command.arg("--root").arg(self.store.join("root"));
-        command.arg("--runroot").arg(self.store.join("run"));
+        command.arg("--root").arg(&self.store);
+        command.arg("--runroot").arg(self.running.path());
         command.args(["--cgroup-manager=cgroupfs", "--events-backend=none"]);
         command.env("CONTAINERS_REGISTRIES_CONF", &self.registries);
         run(command.args(args))
