@@ -74,6 +74,17 @@ impl Daemon {
         digest
     }
 
+    /// Pulls what may be refused. Returns the digest that the daemon was given, or what it said.
+    pub(crate) fn try_pull(&self, reference: &str) -> Result<String, String> {
+        let output = self.command(&["pull", reference]).output().unwrap();
+        if !output.status.success() {
+            return Err(String::from_utf8(output.stderr).unwrap());
+        }
+        let said = String::from_utf8(output.stdout).unwrap();
+        let digest = said.lines().find_map(|line| line.strip_prefix("Digest: "));
+        Ok(digest.unwrap().to_owned())
+    }
+
     /// Runs a shell command in a container and returns what it printed.
     pub(crate) fn shell(&self, image: &str, script: &str) -> String {
         self.docker(&[

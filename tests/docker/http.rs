@@ -16,6 +16,13 @@ pub(crate) fn get(address: SocketAddr, path: &str, accept: &str) -> Vec<u8> {
     body
 }
 
+/// The answer to a request for what may not be there: its status, and head and body as text.
+pub(crate) fn answer(address: SocketAddr, path: &str) -> (u16, String) {
+    let accept = ("Accept", "*/*");
+    let (status, head, body) = raw(address, &format!("GET {path}"), accept, b"");
+    (status, head + &String::from_utf8_lossy(&body))
+}
+
 /// Puts a document where it must be taken.
 pub(crate) fn put(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) {
     let head = ("Content-Type", content_type);
@@ -24,12 +31,17 @@ pub(crate) fn put(address: SocketAddr, path: &str, content_type: &str, body: &[u
     assert_eq!(status, 201, "PUT {path}: {answer}");
 }
 
-fn exchange(
+fn exchange(address: SocketAddr, asked: &str, field: (&str, &str), body: &[u8]) -> (u16, Vec<u8>) {
+    let (status, _, body) = raw(address, asked, field, body);
+    (status, body)
+}
+
+fn raw(
     address: SocketAddr,
     asked: &str,
     (field, value): (&str, &str),
     body: &[u8],
-) -> (u16, Vec<u8>) {
+) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
     let length = body.len();
@@ -45,7 +57,7 @@ fn exchange(
     let body = answer.split_off(end.unwrap() + 4);
     let head = String::from_utf8(answer).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body)
+    (status, head, body)
 }
 
 const SILENCE_MAX: Duration = Duration::from_secs(30);

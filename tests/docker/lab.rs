@@ -68,6 +68,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("debootstrap", "debootstrap"),
+    ("htpasswd", "apache2-utils"),
+    ("openssl", "openssl"),
     ("podman", "podman"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),

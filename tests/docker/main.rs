@@ -14,6 +14,7 @@
 
 mod clients;
 mod image;
+mod private;
 mod scrape;
 mod ways;
 
@@ -26,6 +27,8 @@ mod daemon;
 mod containerd;
 mod podman;
 mod registry;
+mod tokens;
+mod certificates;
 mod process;
 mod http;
 mod wait;

@@ -50,8 +50,8 @@ free_space_min = "256MiB"
         );
         fs::write(&config, document).unwrap();
         let file = config.to_str().unwrap();
-        let args = ["serve", "--config", file, "--log-format", "json"];
-        let args = [&args[..], &["--log-level", "debug"]].concat();
+        let log = ["--log-format", "json", "--log-level", "trace"];
+        let args = [&["serve", "--config", file], &log[..]].concat();
         let mut process = Process::start("layerhold", dir, PROGRAM, &args);
         let mut bound = |role: &str| {
             process.wait_for(&format!("{role} address"), |process| {
@@ -87,6 +87,11 @@ free_space_min = "256MiB"
         command.args(["client-config", client, "--config"]);
         command.arg(&self.config);
         run(command.args(["--address", &self.registry.to_string()]))
+    }
+
+    /// All that it has logged, which is all that it ever says.
+    pub(crate) fn logged(&self) -> String {
+        self.process.logged()
     }
 
     /// All that it has counted.

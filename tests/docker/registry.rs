@@ -14,6 +14,7 @@ use crate::process::Process;
 /// A real registry that listens on a port of its own.
 pub(crate) struct Registry {
     process: Process,
+    scheme: &'static str,
     address: SocketAddr,
 }
 
@@ -42,30 +43,49 @@ pub(crate) struct Descriptor {
 impl Registry {
     /// Starts a registry on what is stored in `storage`; its log and configuration go to `dir`.
     pub(crate) fn start(storage: &Path, dir: &Path) -> Self {
+        Self::demanding(storage, dir, &json!({}))
+    }
+
+    /// Starts a registry that wants more than a question: its sections `auth` and `http.tls`, each
+    /// under its last name.
+    pub(crate) fn demanding(storage: &Path, dir: &Path, sections: &Value) -> Self {
         fs::create_dir_all(dir).unwrap();
         let config = dir.join("registry.json");
         // A request is logged as it begins at `debug` only; once its answer has ended is too late
         // for a test that saw that end.
-        let document = json!({
+        let mut document = json!({
             "version": "0.1",
             "log": { "level": "debug", "formatter": "json" },
             "storage": { "filesystem": { "rootdirectory": storage } },
             "http": { "addr": "127.0.0.1:0" },
         });
+        if let Some(auth) = sections.get("auth") {
+            document["auth"] = auth.clone();
+        }
+        let tls = sections.get("tls");
+        if let Some(tls) = tls {
+            document["http"]["tls"] = tls.clone();
+        }
         fs::write(&config, document.to_string()).unwrap();
         let args = ["serve", config.to_str().unwrap()];
         let mut process = Process::start("registry", dir, "docker-registry", &args);
         let address = process.wait_for("address", |process| {
             process.events().iter().find_map(|event| {
                 let message = event.get("msg")?.as_str()?;
-                message.strip_prefix("listening on ")?.parse().ok()
+                let address = message.strip_prefix("listening on ")?;
+                address.trim_end_matches(", tls").parse().ok()
             })
         });
-        Self { process, address }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        Self {
+            process,
+            scheme,
+            address,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -75,10 +95,7 @@ impl Registry {
     /// Every request so far, in the order of their begin, without those of the test itself.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let events = self.process.events();
-        let begun = events.iter().filter(|event| {
-            event["msg"] == "authorizing request"
-                && event["http.request.useragent"] != http::USER_AGENT
-        });
+        let begun = events.iter().filter(|it| is_request(it));
         begun.map(Request::from_event).collect()
     }
 
@@ -189,6 +206,11 @@ impl Descriptor {
     pub(crate) fn hex(&self) -> &str {
         self.digest.strip_prefix("sha256:").unwrap()
     }
+}
+
+/// Whether a line of the registry's log is the begin of a request of somebody else than the test.
+fn is_request(event: &Value) -> bool {
+    event["msg"] == "authorizing request" && event["http.request.useragent"] != http::USER_AGENT
 }
 
 /// The sha256 digest of some bytes.
