@@ -75,5 +75,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("skopeo", "skopeo"),
     ("setpriv", "util-linux"),
+    ("tinyproxy", "tinyproxy-bin"),
     ("unshare", "util-linux"),
 ];

@@ -26,6 +26,7 @@ mod proxy;
 mod daemon;
 mod containerd;
 mod podman;
+mod egress;
 mod registry;
 mod tokens;
 mod certificates;

@@ -99,6 +99,15 @@ impl Registry {
         begun.map(Request::from_event).collect()
     }
 
+    /// The hosts that those requests came from.
+    pub(crate) fn peers(&self) -> BTreeSet<String> {
+        let events = self.process.events();
+        let begun = events.iter().filter(|it| is_request(it));
+        let peers = begun.map(|it| it["http.request.remoteaddr"].as_str().unwrap());
+        let hosts = peers.map(|peer| peer.rsplit_once(':').unwrap().0.to_owned());
+        hosts.collect()
+    }
+
     /// The document that is stored under a tag or digest of [`REPOSITORY`], byte for byte.
     pub(crate) fn document(&self, reference: &str) -> Vec<u8> {
         let path = format!("/v2/{REPOSITORY}/manifests/{reference}");
