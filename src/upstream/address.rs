@@ -74,9 +74,11 @@ impl AddressClass {
             let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
             return Self::of_v4(Ipv4Addr::new(a, b, c, d));
         }
+        // 64:ff9b:1::/48 translates to wherever a network likes (RFC 8215), fec0::/10 was private once (RFC 3879).
+        let is_local = matches!(segments, [0x64, 0xff9b, 1, ..]) || segments[0] & 0xffc0 == 0xfec0;
         if address.is_loopback() {
             Self::Loopback
-        } else if address.is_unique_local() {
+        } else if address.is_unique_local() || is_local {
             Self::Private
         } else if address.is_unicast_link_local() {
             Self::LinkLocal
@@ -143,6 +145,9 @@ mod tests {
             ("2002:7f00:1::", Loopback),
             ("fe80::1", LinkLocal),
             ("fd00::1", Private),
+            ("64:ff9b:1::a9fe:a9fe", Private),
+            ("fec0::1", Private),
+            ("feff::1", Private),
             ("ff02::1", Never),
             ("2606:2800:220:1::1", Public),
         ] {

@@ -50,7 +50,8 @@ pub struct SiteConfig {
     pub tls: TlsConfig,
     /// The egress proxies on the way.
     pub egress: Egress,
-    /// How long one connection may take to be made, TLS included.
+    /// How long one connection may take to be made, the way through an egress proxy included; TLS counts towards the first
+    /// byte.
     pub connect_timeout: Duration,
     /// How long a sent request may wait for its response head.
     pub first_byte_timeout: Duration,

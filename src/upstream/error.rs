@@ -63,7 +63,7 @@ pub enum Error {
         host: String,
         /// The status.
         status: StatusCode,
-        /// `Retry-After`, when it was a number of seconds (RFC 9110 §10.2.3).
+        /// `Retry-After`, as a duration (RFC 9110 §10.2.3).
         retry_after: Option<Duration>,
     },
     /// The configuration says not to ask.

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, LOCATION, RANGE, RETRY_AFTER,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -28,6 +29,7 @@ use super::metrics::Metrics;
 use super::party::{self, Realm};
 use super::token::{Place, Token, Tokens};
 use super::transport::{self, Transport, TransportError, Transports};
+use crate::net::{self, http_date};
 use crate::oci::{Endpoint, MANIFEST_ACCEPT, RepositoryName};
 
 /// Sends questions to one registry.
@@ -548,14 +550,12 @@ fn host_of(uri: &Uri) -> String {
     uri.authority().map(ToString::to_string).unwrap_or_default()
 }
 
-/// A number of seconds; nobody in the field sends the other form, a date (RFC 9110 §10.2.3).
+/// What the answer asks for. A date in it is by the other side's clock, as its own `Date` is; without that it says nothing.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
+    let value = headers.get(RETRY_AFTER)?;
+    let said_at = headers.get(DATE).and_then(http_date);
+    if said_at.is_none() && http_date(value).is_some() {
+        return None;
+    }
+    net::retry_after(value, said_at.unwrap_or(SystemTime::UNIX_EPOCH))
 }

@@ -153,6 +153,21 @@ async fn pitfall_41_a_rate_limit_becomes_a_503_that_says_when() {
 }
 
 #[tokio::test]
+async fn pitfall_41_a_rate_limit_may_say_when_by_a_date() {
+    let (upstream, proxy, image) = cold().await;
+    upstream.add_header("Date", "Fri, 20 Nov 2026 23:59:30 GMT");
+    upstream.add_header("Retry-After", "Sat, 21 Nov 2026 00:01:00 GMT");
+    upstream.always(any(""), Fault::Status(429));
+    let request = &requests(&proxy, &image)[2];
+    let whole = request.whole().await;
+    let seconds: u32 = whole.head.header("retry-after").unwrap().parse().unwrap();
+    assert!((60..=90).contains(&seconds), "{seconds}");
+    let before = upstream.log().len();
+    assert_eq!(request.whole().await.head.status, 503);
+    assert_eq!(upstream.log().len(), before);
+}
+
+#[tokio::test]
 async fn pitfall_41_a_rate_limit_is_not_tried_again_before_its_time() {
     let (upstream, proxy, image) = cold().await;
     upstream.always(any(""), Fault::RateLimit(60));
