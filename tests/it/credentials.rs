@@ -247,6 +247,8 @@ async fn a_helper_that_insists_on_what_was_refused_is_not_asked_for_ever() {
         assert_eq!(refused(&upstream, &proxy).await, 401);
     }
     assert_eq!(helper.runs(), 2);
+    // Once without, and then once for each of them: what was refused is not shown again.
+    assert_eq!(statuses(&upstream), [401; 4]);
 }
 
 #[tokio::test]
