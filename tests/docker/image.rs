@@ -23,7 +23,7 @@ fn the_image_serves_pulls_as_nobody_and_stops_when_asked() {
     let context = context(lab.dir.path());
     build(daemon, &context, &context.join("deploy/Dockerfile"), IMAGE);
     assert_eq!(taken(daemon, &context), ["target/release/layerhold"]);
-    let container = Container::start(daemon, lab.upstream.address());
+    let container = Container::start(daemon, lab.dir.path(), lab.upstream.address());
 
     http::get(container.admin, "/readyz", "*/*");
     let reference = format!("{}/library/debian:{}", container.registry, images::SECOND);
@@ -85,11 +85,17 @@ struct Container {
 }
 
 impl Container {
-    fn start(daemon: &Daemon, upstream: SocketAddr) -> Self {
+    fn start(daemon: &Daemon, dir: &Path, upstream: SocketAddr) -> Self {
+        // How full the machine is must not decide what is stored.
+        let config = dir.join("image.toml");
+        fs::write(&config, "cache.free_space_min = \"0%\"\n").unwrap();
+        let volume = format!("{}:/layerhold.toml:ro", config.display());
         let upstream = format!("LAYERHOLD_UPSTREAM=docker.io=http://{upstream}");
         let mut args = vec!["run", "--detach", "--network", "host", "--read-only"];
         args.extend(["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]);
+        args.extend(["--volume", &volume]);
         for variable in [
+            "LAYERHOLD_CONFIG=/layerhold.toml",
             "LAYERHOLD_LISTEN=127.0.0.1:0",
             "LAYERHOLD_ADMIN_LISTEN=127.0.0.1:0",
             &upstream,
