@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::proxy::{self, Proxy};
+use crate::saved::Savings;
 use crate::server::{self, BindError, Health, Server};
 use crate::upstream::{self, TransportError};
 
@@ -69,6 +70,11 @@ impl App {
 
         let cache_config = config.cache.clone();
         let cache = spawn_blocking(move || Cache::open(&cache_config, cache_metrics)).await??;
+        let savings = Savings {
+            server: server_metrics.clone(),
+            proxy: proxy_metrics.clone(),
+            upstream: upstream_metrics.clone(),
+        };
         let tracker = TaskTracker::new();
         let proxy = Arc::new(Proxy::new(
             &config.proxy,
@@ -86,6 +92,7 @@ impl App {
         let scanned = cache.clone();
         tracker.spawn_blocking(move || scanned.scan());
         tracker.spawn(keep_house(cache.clone(), stop.clone()));
+        tracker.spawn(savings.clone().tell_hourly(stop.clone()));
         let release = tokio::spawn(release_when_stopping(cache.clone(), stop.clone()));
         let remaining = cache.clone();
         let serving = server.serve(Arc::clone(&proxy), cache, registry, stop.clone());
@@ -93,6 +100,7 @@ impl App {
             serving.await;
             // What panicked there must not keep the process.
             let _ = release.await;
+            savings.tell();
             stopped_sender.send_replace(true);
         });
         Ok(Running {

@@ -30,6 +30,7 @@
 //! A module uses only modules that are declared after it, here and within each floor; a test keeps it so.
 //!
 //! - [`app`] builds every floor, joins them, starts and stops them.
+//! - [`saved`] tells in the log what pulls did not cost the upstreams.
 //! - [`operator`] asks a running proxy, at its admin port, for what a command wants of it.
 //! - [`config`] is what to run on, checked whole; [`cli`] is what was typed.
 //! - [`server`] is the HTTP front: connections, limits, the one seam of every request, the admin port. *It does not know
@@ -63,6 +64,7 @@
 //! 14. Bytes are never rewritten.
 
 pub mod app;
+pub mod saved;
 pub mod operator;
 pub mod config;
 pub mod cli;

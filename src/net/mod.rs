@@ -12,6 +12,7 @@ mod range;
 mod retry_after;
 mod units;
 mod secret;
+mod total;
 mod chain;
 
 pub use chain::Chain;
@@ -24,6 +25,7 @@ pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_prox
 pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
 pub use retry_after::{fuzz_retry_after, http_date, retry_after};
 pub use secret::Secret;
+pub use total::total;
 pub use units::{
     DurationText, InvalidDuration, InvalidSize, SizeText, fuzz_units, parse_duration, parse_size,
 };

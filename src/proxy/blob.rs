@@ -12,6 +12,7 @@ use super::answer::{Body, Content, Method, Outcome};
 use super::bypass::Detour;
 use super::error::{Error, Subject};
 use super::flights::Flights;
+use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::stream::BlobStream;
@@ -26,6 +27,7 @@ pub(super) struct Blobs {
     heads: Flights<(Repository, Digest), Result<BlobHead, Arc<upstream::Error>>>,
     refusals: Refusals,
     fills: Fills,
+    metrics: Metrics,
     bypasses: Arc<Semaphore>,
     tracker: TaskTracker,
 }
@@ -39,6 +41,7 @@ impl Blobs {
     pub(super) fn new(
         cache: Cache,
         refusals: Refusals,
+        metrics: Metrics,
         bypasses_max: usize,
         tracker: TaskTracker,
     ) -> Self {
@@ -47,6 +50,7 @@ impl Blobs {
             heads: Flights::new(tracker.clone()),
             refusals,
             fills: Fills::default(),
+            metrics,
             bypasses: Arc::new(Semaphore::new(bypasses_max)),
             tracker,
         }
@@ -96,7 +100,8 @@ impl Blobs {
             self.cache.touch(digest);
             return Ok(content(*digest, Some(size), Outcome::Hit, Body::None));
         }
-        let head = self.prove(registry, name, digest, here).await?;
+        let held = here.map_or(Held::Nothing, |size| Held::Bytes(Some(size)));
+        let head = self.prove(registry, name, digest, held).await?;
         let outcome = if here.is_some() {
             Outcome::Hit
         } else {
@@ -142,7 +147,8 @@ impl Blobs {
                 }
                 present @ (Joined::Present(_) | Joined::Unreadable(_) | Joined::Following(_)) => {
                     // Having the bytes is not a right to them.
-                    self.prove(registry, name, digest, present.size()).await?;
+                    let held = Held::Bytes(present.size());
+                    self.prove(registry, name, digest, held).await?;
                     proven = true;
                     continue;
                 }
@@ -257,8 +263,12 @@ impl Blobs {
         registry: &Arc<Registry>,
         name: &RepositoryName,
         digest: &Digest,
-        here: Option<u64>,
+        held: Held,
     ) -> Result<BlobHead, Error> {
+        let here = match held {
+            Held::Nothing => None,
+            Held::Bytes(size) => size,
+        };
         let repository = registry.repository(name);
         self.check_refusal(&repository, digest)?;
         let size_wanted = here.is_none();
@@ -266,6 +276,7 @@ impl Blobs {
         let answer = self.heads.run(key, || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let (cache, repository) = (self.cache.clone(), repository.clone());
+            let metrics = self.metrics.clone();
             async move {
                 let head = upstream.head_blob(&name, &digest, size_wanted).await;
                 let head = head.map_err(Arc::new)?;
@@ -274,7 +285,11 @@ impl Blobs {
                 {
                     return Err(Arc::new(upstream.contradiction()));
                 }
-                cache.grant(&repository, &digest, Grant::Blob, asked).await;
+                let granted = cache.grant(&repository, &digest, Grant::Blob, asked);
+                if granted.await && held != Held::Nothing {
+                    let bytes = here.or(head.size).unwrap_or(0);
+                    metrics.deduplicated(&repository, bytes);
+                }
                 Ok(head)
             }
         });
@@ -288,6 +303,14 @@ impl Blobs {
             error
         })
     }
+}
+
+/// What the store has of a digest that is to be proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    /// It is here or on its way, with this size if that is known.
+    Bytes(Option<u64>),
 }
 
 /// How following a fill went wrong.

@@ -57,6 +57,7 @@ impl Proxy {
         let manifests = Manifests::new(
             cache.clone(),
             refusals.clone(),
+            metrics.clone(),
             config.manifest_bytes_max,
             tracker.clone(),
         );
@@ -72,6 +73,7 @@ impl Proxy {
             blobs: Blobs::new(
                 cache.clone(),
                 refusals,
+                metrics.clone(),
                 config.bypasses_max,
                 tracker.clone(),
             ),

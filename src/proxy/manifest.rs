@@ -12,6 +12,7 @@ use super::answer::Outcome;
 use super::blob::{Shared, fill_error};
 use super::error::{Error, Subject};
 use super::flights::Flights;
+use super::metrics::Metrics;
 use super::refusals::{Key, Refusals};
 use super::registry::Registry;
 use crate::cache::{
@@ -28,6 +29,7 @@ pub(super) struct Manifests {
     memory: Memory<Digest, Bytes>,
     heads: Arc<Flights<(Repository, Digest), Head>>,
     refusals: Refusals,
+    metrics: Metrics,
     bytes_max: u64,
     tracker: TaskTracker,
 }
@@ -59,6 +61,7 @@ impl Manifests {
     pub(super) fn new(
         cache: Cache,
         refusals: Refusals,
+        metrics: Metrics,
         bytes_max: u64,
         tracker: TaskTracker,
     ) -> Self {
@@ -73,6 +76,7 @@ impl Manifests {
             memory,
             heads,
             refusals,
+            metrics,
             bytes_max,
             tracker,
         }
@@ -144,6 +148,10 @@ impl Manifests {
             };
             let kept = (&bytes, &media_type);
             let is_new = self.keep(&repository, digest, kept, asked).await;
+            if is_new {
+                // Another one had brought it, or is bringing it.
+                self.metrics.deduplicated(&repository, bytes.len() as u64);
+            }
             return Ok(Served {
                 bytes,
                 media_type,

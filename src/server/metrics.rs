@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::StatusCode;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::net::End;
+use crate::net::{End, total};
+use crate::proxy::Outcome;
 
 /// The front's metrics; clones count into the same series.
 #[derive(Clone, Debug)]
@@ -73,6 +74,16 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Body bytes sent to clients since the start.
+    pub fn sent_bytes(&self) -> u64 {
+        total(&self.bytes, None)
+    }
+
+    /// Those of them that needed no transfer from an upstream.
+    pub fn saved_bytes(&self) -> u64 {
+        total(&self.bytes, Some(("outcome", &SAVING)))
+    }
+
     pub(super) fn answered(&self, labels: &Labels, status: StatusCode, waited: Duration) {
         let Labels {
             upstream,
@@ -107,6 +118,14 @@ impl Metrics {
         self.connections.dec();
     }
 }
+
+/// The outcomes of pulls whose bytes did not come from an upstream for them: they were here, or on their way for another.
+const SAVING: [&str; 4] = [
+    Outcome::Hit.label(),
+    Outcome::Revalidated.label(),
+    Outcome::Join.label(),
+    Outcome::Stale.label(),
+];
 
 /// A response's end as a label.
 pub(super) const fn end_label(end: End) -> &'static str {

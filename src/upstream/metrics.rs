@@ -7,6 +7,8 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 
+use crate::net::total;
+
 /// The metrics of all upstreams; clones count into the same series.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -78,6 +80,11 @@ impl Metrics {
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
         Ok(metrics)
+    }
+
+    /// Body bytes received since the start, from all upstreams.
+    pub fn received_bytes(&self) -> u64 {
+        total(&self.bytes, None)
     }
 
     pub(super) fn answered(

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::harness::proxy::{ONE, sum};
+use crate::harness::binary::field;
+use crate::harness::proxy::{ONE, TWO, sum};
 use crate::harness::{
     APP, At, Binary, Blob, FakeRegistry, Fault, Image, KIB, MIB, Request, TestProxy, any, get, pair,
 };
@@ -311,4 +312,96 @@ async fn a_client_that_leaves_before_its_answer_is_counted() {
     proxy
         .wait_for_metric("layerhold_responses_total", &abandoned, |it| it == 1.0)
         .await;
+}
+
+/// Bytes that needed no transfer, by the upstream of the repository that was proven to hold them.
+async fn deduplicated(proxy: &TestProxy, upstream: &str) -> f64 {
+    let of = [("upstream", upstream)];
+    proxy
+        .metric("layerhold_deduplicated_bytes_total", &of)
+        .await
+}
+
+#[tokio::test]
+async fn what_another_repository_brought_is_counted_once_for_each_that_holds_it() {
+    let (one, two) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let proxy = TestProxy::in_front_of(&one).and(TWO, &two).start().await;
+    let image = Image::random(&[MIB, 3]);
+    let there = format!("{TWO}/{APP}");
+    one.serve_image(APP, "v1", &image);
+    one.serve_image("other/app", "v1", &image);
+    two.serve_image(APP, "v1", &image);
+    proxy.pull_manifest(APP, "v1").await;
+    for blob in image.blobs() {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    assert_eq!(
+        deduplicated(&proxy, ONE).await,
+        0.0,
+        "one's own is no other's"
+    );
+
+    let manifest = image.manifest.bytes().len();
+    let sizes = image.blobs().map(Blob::len).sum::<usize>() + manifest;
+    for repository in ["other/app", &there] {
+        for _ in 0..2 {
+            proxy.pull_manifest(repository, "v1").await;
+            for blob in image.blobs() {
+                proxy.pull_blob(repository, blob).await;
+            }
+        }
+    }
+    for upstream in [ONE, TWO] {
+        assert_eq!(
+            deduplicated(&proxy, upstream).await,
+            sizes as f64,
+            "{upstream}"
+        );
+    }
+    let moved = [("upstream", TWO)];
+    let moved = proxy.metric("layerhold_upstream_bytes_total", &moved).await;
+    assert_eq!(moved, 0.0);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_through_another_repository_is_deduplicated_too() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(2 * MIB);
+    upstream.serve_blob(APP, &blob);
+    upstream.serve_blob("other/app", &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(MIB));
+    let first = proxy.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+    let second = proxy.blob("other/app", blob.digest()).send().await;
+    let third = proxy.blob(APP, blob.digest()).send().await;
+    gate.open();
+    for answer in [first, second, third] {
+        answer.is(&blob).await;
+    }
+    assert_eq!(deduplicated(&proxy, ONE).await, blob.len() as f64);
+}
+
+#[tokio::test]
+async fn a_proxy_that_stops_tells_what_it_saved() {
+    let upstream = FakeRegistry::start().await;
+    let binary = Binary::start(&TestProxy::in_front_of(&upstream)).await;
+    let blob = Blob::random(MIB);
+    upstream.serve_blob(APP, &blob);
+    upstream.serve_blob("other/app", &blob);
+    binary.pull_blob(APP, &blob).await;
+    binary.wait_for_fills("published", 1.0).await;
+    binary.pull_blob(APP, &blob).await;
+    binary.pull_blob("other/app", &blob).await;
+    binary.terminate();
+    let line = binary
+        .wait_for_log(|line| says(line, "bytes since the start"))
+        .await;
+    let number = |name: &str| field(&line, name).unwrap().as_u64().unwrap();
+    assert_eq!(number("sent"), 3 << 20);
+    assert_eq!(number("from_upstreams"), 1 << 20);
+    assert_eq!(number("saved"), 2 << 20);
+    assert_eq!(number("percent"), 66);
+    assert_eq!(number("deduplicated"), 1 << 20);
+    assert_eq!(line["level"], "INFO");
+    assert_eq!(binary.exited().await.code(), Some(0));
 }
