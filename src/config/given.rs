@@ -286,17 +286,16 @@ impl Given {
                 .split(',')
                 .map(|part| with(Value::String(part.trim().to_owned())))
                 .collect()),
-            (_, Value::Array(values)) if !values.is_empty() => {
-                Ok(values.iter().cloned().map(with).collect())
-            }
+            (_, Value::Array(values)) => Ok(values.iter().cloned().map(with).collect()),
             _ => Err(self.wrong(wanted)),
         }
     }
 
-    /// As [`list`](Self::list), where a key may also be one string.
+    /// As [`list`](Self::list), where a key may also be one string, and nothing is not enough.
     pub(super) fn list_or_one(self, wanted: &'static str) -> Result<Vec<Self>, Error> {
         match (&self.at, &self.value) {
             (At::Key { .. }, Value::String(_)) => Ok(vec![self]),
+            (_, Value::Array(values)) if values.is_empty() => Err(self.wrong(wanted)),
             _ => self.list(wanted),
         }
     }

@@ -18,6 +18,7 @@ mod load;
 mod upstreams;
 mod peers;
 mod sites;
+mod networks;
 mod addresses;
 mod effective;
 mod file;

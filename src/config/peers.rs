@@ -2,10 +2,11 @@
 
 use toml::Value;
 
-use crate::net::{Network, Networks};
+use crate::net::Networks;
 
 use super::error::Error;
 use super::given::Sources;
+use super::networks::read_networks;
 
 /// The networks of the proxies in front of us, none unless somebody gives some; and whether they send PROXY headers.
 pub(super) fn read(
@@ -13,7 +14,8 @@ pub(super) fn read(
     trusted_proxies: Option<Value>,
     proxy_protocol: Option<Value>,
 ) -> Result<(Networks, bool), Error> {
-    let trusted = read_trusted_proxies(sources, trusted_proxies)?;
+    let trusted = sources.key("trusted_proxies", trusted_proxies).given();
+    let trusted = trusted.map_or_else(|| Ok(Networks::default()), read_networks)?;
     let proxy_protocol = sources.key("proxy_protocol", proxy_protocol).given();
     let proxy_protocol = proxy_protocol.map_or(Ok(false), |given| given.bool())?;
     // It would be read from nobody, and the clients' addresses lost unnoticed.
@@ -25,27 +27,6 @@ pub(super) fn read(
     }
     Ok((trusted, proxy_protocol))
 }
-
-fn read_trusted_proxies(sources: &Sources<'_>, value: Option<Value>) -> Result<Networks, Error> {
-    let mut networks: Vec<Network> = Vec::new();
-    let given = sources.key("trusted_proxies", value).given();
-    // An empty list is the default written down.
-    let given = given.filter(|it| it.value.as_array().is_none_or(|list| !list.is_empty()));
-    let Some(given) = given else {
-        return Ok(Networks::default());
-    };
-    for given in given.list(NETWORKS)? {
-        let network = Network::parse(given.str(NETWORK)?).map_err(|_| given.wrong(NETWORK))?;
-        if networks.contains(&network) {
-            return Err(given.taken("listed twice"));
-        }
-        networks.push(network);
-    }
-    Ok(networks.into_iter().collect())
-}
-
-const NETWORKS: &str = "a list of networks and addresses such as `[\"10.0.0.0/8\", \"fd00::1\"]`";
-const NETWORK: &str = "an address such as `192.0.2.7`, or a network such as `10.0.0.0/8`, whose address has no bits after the prefix";
 
 #[cfg(test)]
 mod tests {

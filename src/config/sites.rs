@@ -1,13 +1,11 @@
 //! How a registry or a mirror of it is reached, and as whom.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Uri;
-use ipnet::IpNet;
 use toml::Value;
 
-use crate::net::Secret;
+use crate::net::{Networks, Secret};
 use crate::oci::RepositoryName;
 use crate::upstream::{
     AddressBook, ClientCertificate, CredentialSource, Egress, MirrorConfig, SiteConfig, TlsConfig,
@@ -17,6 +15,7 @@ use super::addresses::{read_address, read_url};
 use super::error::{At, Error};
 use super::file;
 use super::given::{Given, Place, Setting, Sources};
+use super::networks::read_networks;
 
 /// What an upstream has unless its own keys say otherwise.
 pub(super) struct Defaults {
@@ -56,7 +55,7 @@ pub(super) fn bare(url: Uri, defaults: &Defaults) -> SiteConfig {
         prefix: None,
         credential: None,
         token_realms: Vec::new(),
-        redirect_networks: Vec::new(),
+        redirect_networks: Networks::default(),
         tls: TlsConfig::default(),
         egress: defaults.egress.clone(),
         connect_timeout: defaults.connect_timeout,
@@ -105,9 +104,7 @@ pub(super) fn read(keys: &Keys<'_>, table: file::Site, site: &mut SiteConfig) ->
     }
     let networks = keys.place("redirect_networks", table.redirect_networks);
     if let Some(networks) = networks.given() {
-        for network in networks.list(NETWORKS)? {
-            site.redirect_networks.push(read_network(&network)?);
-        }
+        site.redirect_networks = read_networks(networks)?;
     }
     if let Some(file) = keys.place("ca_file", table.ca_file).given() {
         site.tls.ca_file = Some(file.str(FILE)?.into());
@@ -276,13 +273,6 @@ fn proxy_address(given: &Given, has_user: bool) -> Result<String, Error> {
     }
 }
 
-fn read_network(given: &Given) -> Result<IpNet, Error> {
-    let text = given.str(NETWORK)?;
-    let network = text.parse().ok();
-    let network = network.or_else(|| text.parse().ok().map(|it: IpAddr| it.into()));
-    network.ok_or_else(|| given.wrong(NETWORK))
-}
-
 /// What is run for `ecr-login`, or for a path.
 fn read_helper(given: &Given) -> Result<std::path::PathBuf, Error> {
     let name = given.str(HELPER)?;
@@ -313,8 +303,6 @@ pub(super) const NO_PROXY: &str = "none";
 
 const MIRROR_URL: &str = "a mirror's address such as `https://mirror.example` or `https://mirror.example/docker.io`: http or https, a host, perhaps a port and a path, and no user or query";
 const REALMS: &str = "a list of token servers such as `[\"https://auth.example\"]`";
-const NETWORKS: &str = "a list of networks such as `[\"10.0.0.0/8\"]`";
-const NETWORK: &str = "a network such as `10.0.0.0/8` or an address";
 const FILE: &str = "a file such as `/etc/layerhold/hub.pem`";
 const USERNAME: &str = "a user name without a colon";
 const PASSWORD: &str = "where the password is: password_file or password_env";
@@ -352,12 +340,18 @@ mod tests {
         let networks: Vec<_> = site
             .redirect_networks
             .iter()
-            .map(IpNet::to_string)
+            .map(ToString::to_string)
             .collect();
-        assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
+        assert_eq!(networks, ["10.0.0.0/8", "::1"]);
         assert_eq!(site.tls.ca_file, Some("/ca".into()));
         assert_eq!(site.tls.client.unwrap().key, std::path::Path::new("/k"));
         assert_eq!(site.egress.https.as_deref(), Some("http://egress:3128"));
+    }
+
+    #[test]
+    fn a_list_may_be_empty_as_by_default() {
+        let site = site("token_realms = []\nredirect_networks = []\nhosts = []");
+        assert!(site.token_realms.is_empty() && site.redirect_networks.is_empty());
     }
 
     #[test]
@@ -486,7 +480,7 @@ mod tests {
         ),
         (
             "redirect_networks = ['10.0.0.0/33']",
-            "redirect_networks: \"10.0.0.0/33\": not a network",
+            "redirect_networks: \"10.0.0.0/33\": not an address such as",
         ),
         (
             "client_certificate = '/c'",

@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
-use ipnet::IpNet;
 
-use crate::net::Secret;
+use crate::net::{Networks, Secret};
 use crate::oci::RepositoryName;
 
 /// A registry: where it is itself, and where else it can be had.
@@ -45,7 +44,7 @@ pub struct SiteConfig {
     /// Token servers that may be asked besides those of its registrable domain.
     pub token_realms: Vec<Uri>,
     /// Networks that a redirect may lead to besides the Internet and the site's own class of addresses.
-    pub redirect_networks: Vec<IpNet>,
+    pub redirect_networks: Networks,
     /// How its certificates are checked and ours is shown.
     pub tls: TlsConfig,
     /// The egress proxies on the way.

@@ -21,7 +21,6 @@ use std::{io, vec};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
-use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -30,6 +29,7 @@ use super::address::{self, AddressClass};
 use super::config::{AddressBook, SiteConfig};
 use super::egress::{Hop, Proxies, ProxyError, Stream};
 use super::party;
+use crate::net::Networks;
 
 /// On whose word an address is dialled, and what is known of where the upstream itself is.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub(super) enum Word {
 struct Site {
     whereabouts: Mutex<Whereabouts>,
     /// Where a redirect may lead, too.
-    networks: Vec<IpNet>,
+    networks: Networks,
     addresses: AddressBook,
 }
 
@@ -107,7 +107,7 @@ impl Rule {
     }
 
     fn check(&self, address: IpAddr) -> Result<(), Forbidden> {
-        let is_listed = address::is_in(&self.site.networks, address);
+        let is_listed = self.site.networks.contains(address);
         self.check_class(AddressClass::of(address), is_listed)
     }
 
