@@ -1,6 +1,7 @@
 //! All the parts, connected.
 
 use std::env;
+use std::path::Path;
 
 use rustix::process::geteuid;
 use tempfile::TempDir;
@@ -9,6 +10,7 @@ use crate::daemon::Daemon;
 use crate::images;
 use crate::proxy::Proxy;
 use crate::registry::{Image, Registry};
+use crate::shelf::Shelf;
 
 /// A daemon that pulls through a proxy from a registry: each new, each only this test's.
 pub(crate) struct Lab {
@@ -27,7 +29,17 @@ impl Lab {
         refuse_unless_possible();
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let storage = images::storage_in(dir.path());
-        let upstream = Registry::start(&storage, dir.path());
+        Self::serving(&storage, dir)
+    }
+
+    /// The same with small images, for who need not run them.
+    pub(crate) fn small() -> Self {
+        let Shelf { storage, dir, .. } = Shelf::filled();
+        Self::serving(&storage, dir)
+    }
+
+    fn serving(storage: &Path, dir: TempDir) -> Self {
+        let upstream = Registry::start(storage, dir.path());
         let (first, second) = (
             upstream.image(images::FIRST),
             upstream.image(images::SECOND),

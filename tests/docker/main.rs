@@ -94,7 +94,7 @@ fn a_version_that_changes_one_layer_moves_that_layer_its_config_and_its_manifest
 
 #[test]
 fn a_tag_that_moved_upstream_is_new_at_the_next_pull() {
-    let lab = Lab::start();
+    let lab = Lab::small();
     let pull = || lab.daemon.pull("debian:base");
     assert_eq!(pull(), lab.first.manifest.digest);
 
@@ -107,7 +107,7 @@ fn a_tag_that_moved_upstream_is_new_at_the_next_pull() {
 
 #[test]
 fn with_upstream_stopped_digests_pull_and_the_tag_is_served_stale() {
-    let mut lab = Lab::start();
+    let mut lab = Lab::small();
     lab.daemon.pull("debian:base");
     lab.upstream.tag("base", &lab.second);
     lab.daemon.pull("debian:base");
@@ -117,11 +117,9 @@ fn with_upstream_stopped_digests_pull_and_the_tag_is_served_stale() {
 
     let old = format!("debian@{}", lab.first.manifest.digest);
     assert_eq!(lab.daemon.pull(&old), lab.first.manifest.digest);
-    assert_eq!(lab.daemon.shell(&old, images::CHECK), "first");
     assert_eq!(lab.proxy.requests_with_outcome("stale"), 0);
 
     assert_eq!(lab.daemon.pull("debian:base"), lab.second.manifest.digest);
-    assert_eq!(lab.daemon.shell("debian:base", images::CHECK), "second");
     lab.proxy.counted("stale", 1);
 }
 
@@ -143,7 +141,7 @@ fn a_daemon_takes_from_an_index_only_what_is_for_its_platform() {
 
 #[test]
 fn an_index_copied_by_path_prefix_is_equal_byte_for_byte() {
-    let lab = Lab::start();
+    let lab = Lab::small();
     let images = [("amd64", &lab.first), ("arm64", &lab.second)];
     let index = lab.upstream.tag_index("both", &images);
     let copy = lab.dir.path().join("copy");
