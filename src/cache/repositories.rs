@@ -192,9 +192,15 @@ impl Repositories {
             return Ok(());
         };
         self.disk.remove_tag(repository, tag)?;
-        metadata.bytes = metadata.bytes.saturating_sub(former);
-        self.index.recount(0, former);
+        self.uncount(&mut metadata, former);
         Ok(())
+    }
+
+    /// Counts bytes out that are not on disk any more; the scan may not have counted them in yet.
+    fn uncount(&self, metadata: &mut Metadata, bytes: u64) {
+        let before = metadata.bytes;
+        metadata.bytes = before.saturating_sub(bytes);
+        self.index.recount(metadata.bytes, before);
     }
 
     /// Removes a tag's record. May block.
@@ -210,10 +216,7 @@ impl Repositories {
         let mut metadata = metadata.lock();
         let bytes = self.disk.read_tag(repository, tag)?.len() as u64;
         self.disk.remove_tag(repository, tag)?;
-        // The scan may not have counted it yet.
-        let before = metadata.bytes;
-        metadata.bytes = before.saturating_sub(bytes);
-        self.index.recount(metadata.bytes, before);
+        self.uncount(&mut metadata, bytes);
         Ok(Purged {
             tags: u64::from(bytes > 0),
             bytes,
