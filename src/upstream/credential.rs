@@ -52,7 +52,7 @@ pub enum CredentialError {
         bytes_max: usize,
     },
     /// What is in a password file is no text of one line, which a password is (RFC 7617 §2).
-    #[error("{path} is not one line of text")]
+    #[error("{path} is neither one line of text nor a JSON document")]
     NoLine {
         /// The file.
         path: PathBuf,

@@ -307,7 +307,8 @@ fn look(
     }
 }
 
-/// Reads a password file: one line of text, whose end does not belong to the password.
+/// Reads a password file: one line of text, or a JSON document of several; the last line's end does not belong to the
+/// password.
 fn read(path: &Path) -> Result<(Mark, Secret), CredentialError> {
     let unreadable = |error| CredentialError::unreadable(path, error);
     let here = || path.to_owned();
@@ -334,7 +335,9 @@ fn read(path: &Path) -> Result<(Mark, Secret), CredentialError> {
     if line.is_empty() {
         return Err(CredentialError::Empty { path: here() });
     }
-    if line.contains(char::is_control) {
+    // Google's registries take a service account's whole key file for a password.
+    let is_document = serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok();
+    if line.contains(char::is_control) && !is_document {
         return Err(CredentialError::NoLine { path: here() });
     }
     Ok((mark, Secret::new(line)))
@@ -370,6 +373,10 @@ mod tests {
             ("hush\r\n", "hush"),
             (" hush \n", " hush "),
             ("h\u{fc}sh", "h\u{fc}sh"),
+            (
+                "{\n  \"type\": \"service_account\"\n}\n",
+                "{\n  \"type\": \"service_account\"\n}",
+            ),
         ] {
             assert_eq!(password(content.as_bytes()).as_deref(), Ok(expected));
         }
@@ -378,9 +385,22 @@ mod tests {
         for (content, message) in [
             (&b""[..], "/p is empty"),
             (b"\n", "/p is empty"),
-            (b"hush\n\n", "/p is not one line of text"),
-            (b"user\nhush\n", "/p is not one line of text"),
-            (b"hush\xff", "/p is not one line of text"),
+            (
+                b"hush\n\n",
+                "/p is neither one line of text nor a JSON document",
+            ),
+            (
+                b"user\nhush\n",
+                "/p is neither one line of text nor a JSON document",
+            ),
+            (
+                b"{\n \"type\":\n",
+                "/p is neither one line of text nor a JSON document",
+            ),
+            (
+                b"hush\xff",
+                "/p is neither one line of text nor a JSON document",
+            ),
             (&long, "/p is larger than 65536 bytes"),
         ] {
             assert_eq!(password(content), Err(message.to_owned()));

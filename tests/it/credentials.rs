@@ -722,7 +722,12 @@ async fn pitfall_38_no_password_and_no_token_is_ever_said() {
         overheard(&binary, &[], &path).await;
         std::fs::write(file.path(), format!("{PASSWORD}\n{OTHER}\n")).unwrap();
         let last = "the last ones are used";
-        overheard(&binary, &[last, "is not one line of text"], &path).await;
+        overheard(
+            &binary,
+            &[last, "is neither one line of text nor a JSON document"],
+            &path,
+        )
+        .await;
         overheard(&binary, &[], &path).await;
         // Said once, and not with every request.
         for phrase in [refusal, last] {
