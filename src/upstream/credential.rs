@@ -51,7 +51,7 @@ pub enum CredentialError {
         /// What it may have.
         bytes_max: usize,
     },
-    /// What is in a password file is no text of one line, which a password is (RFC 7617 §2).
+    /// What is in a password file is neither text of one line, which a password is (RFC 7617 §2), nor a JSON document.
     #[error("{path} is neither one line of text nor a JSON document")]
     NoLine {
         /// The file.
