@@ -5,6 +5,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::system::uname;
@@ -177,7 +178,7 @@ fn serve(config: Config, options: &Options) -> u8 {
 
 /// Serves until a signal, then until what is in progress has ended or a second signal comes.
 async fn run(config: Config, options: &Options) -> Result<u8, Box<dyn Error>> {
-    let (mut signals, mut hangup) = (Signals::listen()?, signal(SignalKind::hangup())?);
+    let (mut signals, hangup) = (Signals::listen()?, signal(SignalKind::hangup())?);
     // A start may wait for a predecessor that drains; a signal ends that wait. Nothing is served yet.
     let running = tokio::select! {
         started = App::start(config) => started?,
@@ -188,13 +189,14 @@ async fn run(config: Config, options: &Options) -> Result<u8, Box<dyn Error>> {
         }
     };
     tell_manager(NotifyState::Ready);
-    let name = loop {
-        // A signal that is not taken now is taken in the next round.
-        tokio::select! {
-            name = signals.next() => break name,
-            _ = hangup.recv() => reload(&running, options),
-        }
-    };
+    let running = Arc::new(running);
+    let reloading = tokio::spawn(reload_when_asked(
+        Arc::clone(&running),
+        options.clone(),
+        hangup,
+    ));
+    let name = signals.next().await;
+    reloading.abort();
     tell_manager(NotifyState::Stopping);
     info!(signal = name, "draining");
     running.shut_down();
@@ -207,6 +209,17 @@ async fn run(config: Config, options: &Options) -> Result<u8, Box<dyn Error>> {
         name = signals.next() => {
             warn!(signal = name, "stopped at once");
             Ok(EXIT_FAILED)
+        }
+    }
+}
+
+/// Reloads at each SIGHUP, on a thread that may wait for a disk: the signals to stop are heard meanwhile.
+async fn reload_when_asked(running: Arc<Running>, options: Options, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let (running, options) = (Arc::clone(&running), options.clone());
+        let reloading = tokio::task::spawn_blocking(move || reload(&running, &options));
+        if let Err(error) = reloading.await {
+            error!(error = %error, "a reload panicked");
         }
     }
 }

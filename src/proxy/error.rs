@@ -121,6 +121,7 @@ impl Error {
                 | upstream::Error::Status { .. }
                 | upstream::Error::Offline { .. }
                 | upstream::Error::Invalid { .. }
+                | upstream::Error::Busy { .. }
                 | upstream::Error::Credential { .. } => StatusCode::BAD_GATEWAY,
             },
             Self::Mismatch { .. } | Self::Broken(_) => StatusCode::BAD_GATEWAY,
@@ -160,6 +161,7 @@ impl Error {
                     | upstream::Error::Status { .. }
                     | upstream::Error::Offline { .. }
                     | upstream::Error::Invalid { .. }
+                    | upstream::Error::Busy { .. }
                     | upstream::Error::Credential { .. },
                     _,
                 ) => None,
@@ -187,6 +189,7 @@ impl Error {
                 | upstream::Error::Short { .. }
                 | upstream::Error::Offline { .. }
                 | upstream::Error::Invalid { .. }
+                | upstream::Error::Busy { .. }
                 | upstream::Error::Credential { .. } => None,
             },
             Self::Busy => Some(RETRY_AFTER),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::config::{Config, MirrorConfig};
@@ -27,8 +27,6 @@ pub struct Upstream {
 pub(super) struct Mirror {
     pub(super) site: Arc<Site>,
     resolves: bool,
-    /// How long it may keep a question from the next place.
-    patience: Duration,
     rest: Mutex<Rest>,
 }
 
@@ -37,6 +35,8 @@ pub(super) struct Mirror {
 struct Rest {
     until: Option<Instant>,
     pause: Duration,
+    /// Until when it is not asked because it lied; no answer of it shortens that.
+    distrusted_until: Option<Instant>,
 }
 
 impl Upstream {
@@ -54,15 +54,14 @@ impl Upstream {
             // All of them share the time that one of them would have.
             let patience = (site.connect_timeout + site.first_byte_timeout) / places;
             Ok(Arc::new(Mirror {
-                site: Arc::new(Site::new(&label, site, metrics.clone())?),
+                site: Arc::new(Site::new(&label, site, Some(patience), metrics.clone())?),
                 resolves,
-                patience,
                 rest: Mutex::default(),
             }))
         });
         Ok(Self {
             mirrors: mirrors.collect::<Result<_, TransportError>>()?,
-            own: Arc::new(Site::new(name, config.own, metrics.clone())?),
+            own: Arc::new(Site::new(name, config.own, None, metrics.clone())?),
             offline: config.offline,
         })
     }
@@ -167,9 +166,11 @@ impl Upstream {
     {
         let (mirrors, own) = self.places()?;
         for mirror in mirrors.iter().filter(|it| it.resolves || !resolving) {
-            let answer = mirror.bounded(ask(Arc::clone(&mirror.site))).await;
-            match answer {
-                Ok(answer) => return Ok(answer),
+            match ask(Arc::clone(&mirror.site)).await {
+                Ok(answer) => {
+                    mirror.answered();
+                    return Ok(answer);
+                }
                 Err(error) => mirror.failed(&error),
             }
         }
@@ -178,26 +179,18 @@ impl Upstream {
 }
 
 impl Mirror {
-    /// An answer within the time that a mirror has. Cancel-safe where the question is.
-    pub(super) async fn bounded<T>(
-        &self,
-        asking: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let answer = timeout(self.patience, asking).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let (host, waited) = (self.site.host().to_owned(), self.patience);
-            Err(Error::Silent { host, waited })
-        });
-        if answer.is_ok() {
-            *self.rest.lock() = Rest::default();
-        }
-        answer
+    /// Notes that it answered as it should.
+    pub(super) fn answered(&self) {
+        let mut rest = self.rest.lock();
+        (rest.until, rest.pause) = (None, Duration::ZERO);
     }
 
     /// Notes a failure: whoever cannot answer is left alone for a while, so that it costs its time once and not each pull.
     pub(super) fn failed(&self, error: &Error) {
         debug!(upstream = self.site.name(), error = %crate::net::Chain(error), "going on from a mirror");
-        if error.class() == Class::Unavailable {
+        if error.fault() == Some(Fault::Digest) {
+            self.lied();
+        } else if error.class() == Class::Unavailable && !matches!(error, Error::Busy { .. }) {
             let mut rest = self.rest.lock();
             if rest.pause.is_zero() {
                 warn!(upstream = self.site.name(), error = %crate::net::Chain(error), "a mirror does not answer");
@@ -213,13 +206,13 @@ impl Mirror {
             upstream = self.site.name(),
             "a mirror sent wrong bytes, not asked for a while"
         );
-        let mut rest = self.rest.lock();
-        rest.until = Some(Instant::now() + LIAR_REST);
+        self.rest.lock().distrusted_until = Some(Instant::now() + LIAR_REST);
     }
 
     fn is_resting(&self) -> bool {
-        let until = self.rest.lock().until;
-        until.is_some_and(|until| Instant::now() < until)
+        let rest = self.rest.lock();
+        let mut times = rest.until.into_iter().chain(rest.distrusted_until);
+        times.any(|until| Instant::now() < until)
     }
 }
 

@@ -52,7 +52,7 @@ type LastRead = Option<(Mark, Arc<Credential>)>;
 
 /// By what a file is told from what it was: time of change, length and place on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
+pub(super) struct Mark {
     seconds: i64,
     nanoseconds: i64,
     len: u64,
@@ -226,10 +226,14 @@ impl Helper {
         if let Some(answer) = answer.filter(|it| it.insists || it.credential.as_ref() != refused) {
             return Ok((answer.credential.clone(), answer.error.clone()));
         }
-        state.last = None;
+        // A program that failed a moment ago has a pause; what it said last is not lost by that.
+        let failed = |it: &Answer| it.error.is_some() && came < it.good_until;
+        if let Some(answer) = state.last.as_ref().filter(|it| failed(it)) {
+            return Ok((answer.credential.clone(), answer.error.clone()));
+        }
         let found = self.run(&mut state, came).await?;
         if let Some(answer) = &mut state.last {
-            answer.insists = answer.credential.as_ref() == refused;
+            answer.insists = answer.error.is_none() && answer.credential.as_ref() == refused;
         }
         Ok(found)
     }
@@ -309,7 +313,7 @@ fn look(
 
 /// Reads a password file: one line of text, or a JSON document of several; the last line's end does not belong to the
 /// password.
-fn read(path: &Path) -> Result<(Mark, Secret), CredentialError> {
+pub(super) fn read(path: &Path) -> Result<(Mark, Secret), CredentialError> {
     let unreadable = |error| CredentialError::unreadable(path, error);
     let here = || path.to_owned();
     // Opening a pipe waits for whoever is to write into it.

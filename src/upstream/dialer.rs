@@ -89,7 +89,9 @@ pub(super) struct Resolver {
 
 /// An address that must not be dialled.
 #[derive(Debug, thiserror::Error)]
-#[error("the upstream named an address that it may not lead to ({0:?})")]
+#[error(
+    "the upstream named an address that it may not lead to ({0:?}), and redirect_networks does not list"
+)]
 struct Forbidden(AddressClass);
 
 impl Rule {

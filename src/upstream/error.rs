@@ -66,6 +66,12 @@ pub enum Error {
         /// `Retry-After`, as a duration (RFC 9110 §10.2.3).
         retry_after: Option<Duration>,
     },
+    /// So much is asked of a mirror already that there was no place in time: our own limit, and no fault of its.
+    #[error("no place among the requests to {host}")]
+    Busy {
+        /// The mirror.
+        host: String,
+    },
     /// The configuration says not to ask.
     #[error("{host} is not asked: the upstream is configured as offline")]
     Offline {
@@ -162,6 +168,7 @@ impl Error {
             | Self::Status { .. }
             | Self::Offline { .. }
             | Self::Invalid { .. }
+            | Self::Busy { .. }
             | Self::Credential { .. } => Class::Unavailable,
         }
     }
@@ -184,6 +191,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Offline { .. }
             | Self::Invalid { .. }
+            | Self::Busy { .. }
             | Self::Credential { .. } => false,
         }
     }
@@ -200,6 +208,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Offline { .. }
             | Self::Status { .. }
+            | Self::Busy { .. }
             | Self::Credential { .. } => None,
         }
     }
@@ -216,6 +225,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Offline { .. }
             | Self::Invalid { .. }
+            | Self::Busy { .. }
             | Self::Credential { .. } => None,
         }
     }
@@ -231,6 +241,7 @@ impl Error {
             | Self::Offline { .. }
             | Self::Status { .. } => "status",
             Self::Invalid { .. } => "invalid",
+            Self::Busy { .. } => "busy",
             Self::Credential { .. } => "credential",
         }
     }

@@ -44,6 +44,8 @@ pub(super) struct Sender {
     /// Whether the site was last seen to ask for a password, which it then gets at once.
     wants_password: AtomicBool,
     tokens: Tokens,
+    /// The token server that the log says is not asked.
+    unasked: Mutex<Option<String>>,
     /// Until when the registry asked not to be asked.
     rest_until: Mutex<Option<Instant>>,
     metrics: Metrics,
@@ -97,6 +99,7 @@ impl Sender {
             credentials: Credentials::new(name, &config),
             wants_password: AtomicBool::new(false),
             tokens: Tokens::default(),
+            unasked: Mutex::new(None),
             rest_until: Mutex::new(None),
             config,
             metrics,
@@ -255,10 +258,7 @@ impl Sender {
         }
         if offers("bearer") {
             // Whoever that is receives nothing.
-            warn!(
-                upstream = self.name,
-                "token server is not of the upstream's own domain, not asked"
-            );
+            self.complain_of(challenges);
         }
         if !offers("basic") {
             return Ok(None);
@@ -267,6 +267,22 @@ impl Sender {
         let password = entry.credential.and_then(|it| it.basic());
         // Our best try ends here: the refusal stands.
         Ok(password.filter(|it| Some(it) != entry.rejected))
+    }
+
+    /// Says in the log, once for each, which token server is not asked and what would change that.
+    fn complain_of(&self, challenges: &[Challenge]) {
+        let realm = challenges.iter().find_map(|it| it.parameter("realm"));
+        let realm: Option<Uri> = realm.and_then(|it| it.parse().ok());
+        let realm = realm.as_ref().map(host_of);
+        let mut unasked = self.unasked.lock();
+        if *unasked != realm {
+            warn!(
+                upstream = self.name,
+                realm,
+                "token server is not asked: not https, or not the upstream's own and not in token_realms"
+            );
+            *unasked = realm;
+        }
     }
 
     /// The token server of a challenge, when it names one that may be asked.

@@ -30,6 +30,8 @@ pub(super) struct Site {
     /// What stands before the names of repositories there.
     prefix: Option<RepositoryName>,
     idle_timeout: Duration,
+    /// How long a place, and then an answer, is waited for where there is somebody else to ask.
+    patience: Option<Duration>,
     /// Requests in flight, bodies included.
     places: Arc<Semaphore>,
     /// The part of them that may be blobs, which take long: heads and manifests always find a place.
@@ -90,7 +92,7 @@ pub(super) struct BlobAnswer {
 }
 
 impl Site {
-    /// A client for one place, which metrics and logs call `name`. Nothing is dialled.
+    /// A client for one place, which metrics and logs call `name`; `patience` is for a mirror. Nothing is dialled.
     ///
     /// # Errors
     ///
@@ -98,11 +100,13 @@ impl Site {
     pub(super) fn new(
         name: &str,
         config: SiteConfig,
+        patience: Option<Duration>,
         metrics: Metrics,
     ) -> Result<Self, TransportError> {
         let requests_max = config.requests_max;
         Ok(Self {
             idle_timeout: config.idle_timeout,
+            patience,
             prefix: config.prefix.clone(),
             places: Arc::new(Semaphore::new(requests_max)),
             blob_places: Arc::new(Semaphore::new(
@@ -145,7 +149,7 @@ impl Site {
             reply.response.status(),
             StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
         ) {
-            reply = self.sender.ask(&question(Method::GET, &endpoint)).await?;
+            reply = self.answered(&question(Method::GET, &endpoint)).await?;
         }
         self.manifest_head(reply.successful()?.response.headers())
     }
@@ -275,8 +279,7 @@ impl Site {
             Some(until) => format!("bytes={from}-{}", until.saturating_sub(1)),
             None => format!("bytes={from}-"),
         });
-        // The semaphore is never closed.
-        let blob_place = Arc::clone(&self.blob_places).acquire_owned().await.ok();
+        let blob_place = Some(self.place(&self.blob_places).await?);
         let question = Question {
             range,
             ..question(Method::GET, &endpoint)
@@ -339,10 +342,38 @@ impl Site {
 
     /// Asks from a place among the requests in flight.
     async fn ask(&self, question: &Question<'_>) -> Result<(Reply, OwnedSemaphorePermit), Error> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
+        let place = self.place(&self.places).await?;
+        Ok((self.answered(question).await?, place))
+    }
+
+    async fn place(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+        let host = || self.host().to_owned();
+        let waiting = Arc::clone(places).acquire_owned();
+        let place = match self.patience {
+            None => waiting.await,
+            Some(patience) => match timeout(patience, waiting).await {
+                Ok(place) => place,
+                Err(_) => return Err(Error::Busy { host: host() }),
+            },
+        };
         // The semaphore is never closed.
-        let place = place.map_err(|_| self.invalid(Fault::Range))?;
-        Ok((self.sender.ask(question).await?, place))
+        place.map_err(|_| Error::Busy { host: host() })
+    }
+
+    /// The head of an answer, within the time there is.
+    async fn answered(&self, question: &Question<'_>) -> Result<Reply, Error> {
+        let asking = self.sender.ask(question);
+        let Some(patience) = self.patience else {
+            return asking.await;
+        };
+        timeout(patience, asking)
+            .await
+            .unwrap_or_else(|_| Err(self.silent(patience)))
+    }
+
+    fn silent(&self, waited: Duration) -> Error {
+        let host = self.host().to_owned();
+        Error::Silent { host, waited }
     }
 
     fn manifest_head(&self, headers: &HeaderMap) -> Result<ManifestHead, Error> {
@@ -411,13 +442,10 @@ impl Site {
     /// A whole body of at most `bytes_max` bytes.
     async fn collected(&self, body: Body, bytes_max: u64) -> Result<Bytes, Error> {
         // What is small has no excuse for taking longer than a large body may be silent.
-        let patience = self.idle_timeout;
+        let patience = self.patience.unwrap_or(self.idle_timeout);
+        let patience = patience.min(self.idle_timeout);
         let collected = timeout(patience, self.collect(body, bytes_max)).await;
-        let host = self.host().to_owned();
-        collected.unwrap_or(Err(Error::Silent {
-            host,
-            waited: patience,
-        }))
+        collected.unwrap_or_else(|_| Err(self.silent(patience)))
     }
 
     async fn collect(&self, mut body: Body, bytes_max: u64) -> Result<Bytes, Error> {

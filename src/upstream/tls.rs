@@ -1,6 +1,6 @@
 //! Whose certificates we trust, and which one is ours.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tracing::debug;
 
 use super::config::{ClientCertificate, TlsConfig};
+use super::credential::CredentialError;
 
 /// How TLS is spoken with one upstream, and with whomever it or the operator names besides it.
 #[derive(Clone, Debug)]
@@ -26,6 +27,9 @@ pub(super) struct Tls {
 /// A file that an upstream's configuration names and that is not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
+    /// A password's file is not what it should be.
+    #[error(transparent)]
+    Password(#[from] CredentialError),
     /// It cannot be read.
     #[error("could not read {}", file.display())]
     Unreadable {
@@ -124,6 +128,10 @@ impl Tls {
 fn read(file: &Path) -> Result<Vec<u8>, FileError> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        // Opening a pipe waits for whoever is to write into it.
+        if !fs::metadata(file)?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
         File::open(file)?
             .take(FILE_BYTES_MAX + 1)
             .read_to_end(&mut bytes)?;

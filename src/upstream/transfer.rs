@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::StatusCode;
 use parking_lot::Mutex;
 use tracing::debug;
 
@@ -55,6 +56,10 @@ pub struct Transfer {
     /// Where the caller wants to stop, exclusive.
     until: Option<u64>,
     size: Option<u64>,
+    /// Who said the size.
+    sized_by: Option<usize>,
+    /// Whether the size that callers were told cannot be right.
+    doomed: bool,
     body: Option<Body>,
     /// Bytes of the present body that the caller has already.
     skip: u64,
@@ -108,6 +113,8 @@ impl Transfer {
             position: from,
             until,
             size: None,
+            sized_by: None,
+            doomed: false,
             body: None,
             skip: 0,
             failures: 0,
@@ -175,7 +182,8 @@ impl Transfer {
     /// The bytes were not those of the digest: mirrors that gave some of them are not asked for a while. Whether there
     /// were any.
     pub fn blame_mirrors(&self) -> bool {
-        let givers = self.spots.iter().filter(|it| it.gave);
+        let sizer = self.sized_by.and_then(|it| self.spots.get(it));
+        let givers = self.spots.iter().filter(|it| it.gave).chain(sizer);
         let liars: Vec<_> = givers.filter_map(|it| it.mirror.as_ref()).collect();
         liars.iter().for_each(|it| it.lied());
         !liars.is_empty()
@@ -216,7 +224,7 @@ impl Transfer {
         self.body = None;
         self.failures += 1;
         self.resumptions += 1;
-        if self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
+        if self.doomed || self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
             return Err(error);
         }
         self.look_for_sources()?;
@@ -250,17 +258,47 @@ impl Transfer {
         Ok(())
     }
 
+    /// Two places say different sizes. A mirror of them is not believed; where it was believed already, whoever reads was
+    /// told wrong, and this is the end.
+    fn contradicted(&mut self) -> Error {
+        let former = self.sized_by.and_then(|it| self.spots.get(it));
+        let present = self.spots.get(self.turn);
+        let liar = [former, present].into_iter().flatten();
+        let liar = liar.filter(|it| it.mirror.is_some()).collect::<Vec<_>>();
+        for mirror in liar.iter().filter_map(|it| it.mirror.as_ref()) {
+            mirror.lied();
+        }
+        self.doomed = former.is_some_and(|it| it.mirror.is_some());
+        let blamed = liar.first().copied().or(present);
+        let blamed = blamed.or(former).map(|it| it.site.invalid(Fault::Range));
+        blamed.unwrap_or_else(|| Error::Short {
+            host: String::new(),
+        })
+    }
+
     async fn connect(&mut self) -> Result<(), Error> {
         let Some(spot) = self.spots.get(self.turn) else {
             return Ok(());
         };
         let whole = self.position == 0 && self.until.is_none();
         let part = (!whole).then_some((self.position, self.until));
-        let answer = spot.ask(&self.digest, part).await?;
+        let answer = match spot.ask(&self.digest, part).await {
+            // There is nothing where by the size there is more.
+            Err(Error::Status { status, .. })
+                if status == StatusCode::RANGE_NOT_SATISFIABLE
+                    && self.size.is_some_and(|size| self.position < size) =>
+            {
+                return Err(self.contradicted());
+            }
+            answer => answer?,
+        };
         if let (Some(size), Some(former)) = (answer.size, self.size)
             && size != former
         {
-            return Err(spot.site.invalid(Fault::Range));
+            return Err(self.contradicted());
+        }
+        if answer.size.is_some() && self.size.is_none() {
+            self.sized_by = Some(self.turn);
         }
         self.size = self.size.or(answer.size);
         self.skip = self.position - answer.begins_at;
@@ -279,8 +317,10 @@ impl Spot {
         match &self.mirror {
             None => asking.await,
             Some(mirror) => {
-                let answer = mirror.bounded(asking).await;
-                answer.inspect_err(|error| mirror.failed(error))
+                let answer = asking.await;
+                answer
+                    .inspect(|_| mirror.answered())
+                    .inspect_err(|error| mirror.failed(error))
             }
         }
     }

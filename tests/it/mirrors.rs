@@ -202,6 +202,95 @@ async fn pitfall_01_a_mirror_that_sends_wrong_bytes_is_found_out_and_left_alone(
 }
 
 #[tokio::test]
+async fn a_mirror_that_announces_another_size_costs_one_pull_and_is_left_alone() {
+    for fault in [Fault::LongLength, Fault::ShortLength] {
+        let scene = Scene::start().await;
+        let blob = Blob::random(MIB);
+        scene.mirror.serve_blob(APP, &blob);
+        scene.registry.serve_blob(APP, &blob);
+        scene.mirror.always(get(blob.digest()), fault);
+        let first = scene.proxy.blob(APP, blob.digest()).whole().await;
+        assert_ne!(first.end, End::Complete, "{fault:?}");
+        scene
+            .proxy
+            .wait_for_metric("layerhold_fills", &[], |it| it == 0.0)
+            .await;
+        scene.proxy.pull_blob(APP, &blob).await;
+        assert_eq!(scene.mirror.count(&get(blob.digest())), 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_whose_blob_is_empty_costs_one_pull_and_is_left_alone() {
+    let scene = Scene::start().await;
+    let blob = Blob::random(KIB);
+    scene.registry.serve_blob(APP, &blob);
+    scene
+        .mirror
+        .serve_spoiled(APP, blob.digest(), &Blob::of(""));
+    let first = scene.proxy.blob(APP, blob.digest()).whole().await;
+    assert_eq!(first.head.status, 502);
+    scene.proxy.wait_for_fills("mismatch", 1.0).await;
+    scene.proxy.pull_blob(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn a_liar_is_not_forgiven_for_an_answer_that_was_under_way() {
+    let scene = Scene::start().await;
+    let [lie, late, next] = [(); 3].map(|()| Blob::random(MIB));
+    for blob in [&lie, &late, &next] {
+        scene.registry.serve_blob(APP, blob);
+        scene.mirror.serve_blob(APP, blob);
+    }
+    scene.mirror.always(get(lie.digest()), Fault::Corrupt(KIB));
+    let gate = scene.mirror.hold(get(late.digest()), At::Head);
+    let request = scene.proxy.blob(APP, late.digest());
+    let (answer, ()) = tokio::join!(request.send(), async {
+        gate.reached().await;
+        let whole = scene.proxy.blob(APP, lie.digest()).whole().await;
+        assert_ne!(whole.end, End::Complete);
+        scene.proxy.wait_for_fills_at_least("mismatch", 1.0).await;
+        gate.open();
+    });
+    answer.is(&late).await;
+    scene.proxy.pull_blob(APP, &next).await;
+    assert_eq!(scene.mirror.count(&get(next.digest())), 0);
+}
+
+#[tokio::test]
+async fn a_mirror_that_we_ask_for_much_at_once_is_not_put_to_rest() {
+    let (registry, mirror) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let proxy = TestProxy::in_front_of(&registry)
+        .mirror(&mirror, "")
+        .set("timeouts.connect", "200ms")
+        .set("timeouts.first_byte", "300ms")
+        .set("limits.requests_per_upstream", 4)
+        .start()
+        .await;
+    let blobs: Vec<_> = (0..4).map(|_| Blob::random(3 * MIB)).collect();
+    for blob in &blobs {
+        registry.serve_blob(APP, blob);
+        mirror.serve_blob(APP, blob);
+    }
+    let image = Image::random(&[KIB]);
+    mirror.serve_image(APP, "v1", &image);
+    let gate = mirror.hold(get("/blobs/"), At::Byte(MIB));
+    let mut held = Vec::new();
+    for blob in &blobs[..3] {
+        held.push(proxy.blob(APP, blob.digest()).send().await);
+    }
+    gate.reached_by(3).await;
+    // All places for blobs are in use there: the registry serves this one, and the mirror is as well as before.
+    proxy.pull_blob(APP, &blobs[3]).await;
+    proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(registry.count(&any("manifests")), 0);
+    gate.open();
+    for (answer, blob) in held.into_iter().zip(&blobs) {
+        answer.is(blob).await;
+    }
+}
+
+#[tokio::test]
 async fn a_mirror_that_failed_is_not_asked_at_each_pull() {
     let scene = Scene::start().await;
     scene.mirror.always(any(""), Fault::Silence);

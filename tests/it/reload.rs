@@ -1,9 +1,12 @@
 //! SIGHUP: the configuration is read again, and nobody who pulls notices.
 
 use std::fs;
+use std::path::Path;
 
 use crate::harness::proxy::TWO;
-use crate::harness::{APP, At, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, any, get};
+use crate::harness::{
+    APP, At, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, any, get, lose,
+};
 
 const RELOADED: &str = "configuration reloaded";
 
@@ -127,4 +130,22 @@ async fn what_only_a_restart_can_change_is_named() {
         .into_iter()
         .filter(|line| line["part"].is_string());
     assert_eq!(parts.count(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_that_would_wait_for_ever_keeps_nobody_from_stopping() {
+    let one = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&one).upstream("username", "robot");
+    let password = builder.write("password", "hush");
+    let builder = builder.upstream("password_file", password.as_str());
+    let binary = Binary::start(&builder).await;
+    lose(Path::new(&password));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &password, rustix::fs::Mode::RWXU).unwrap();
+    reload(
+        &binary,
+        "the configuration could not be reloaded, going on with the old one",
+    )
+    .await;
+    binary.terminate();
+    assert!(binary.exited().await.success());
 }

@@ -257,7 +257,7 @@ async fn files_that_are_not_what_they_should_be_are_named_before_anything_starts
         (
             &["password_file"],
             &[None],
-            "could not read {0}: No such file",
+            "{0} could not be read: No such file",
         ),
     ] {
         let mut builder = TestProxy::in_front_of(&upstream);

@@ -376,6 +376,12 @@ impl Front {
             .await;
     }
 
+    /// Waits until at least this many fills have ended in this way, whatever else is under way.
+    pub(crate) async fn wait_for_fills_at_least(&self, end: &str, n: f64) {
+        self.wait_for_metric("layerhold_fills_total", &[("end", end)], |it| it >= n)
+            .await;
+    }
+
     /// Waits until a blob is a hit.
     pub(crate) async fn wait_for_hit(&self, repository: &str, blob: &Blob) {
         poll("a hit", async || {
