@@ -203,7 +203,8 @@ pub(super) fn egress(sources: &Sources<'_>) -> Result<Egress, Error> {
                     at: At::Variable(name.to_owned()),
                     value: Value::String(value),
                 };
-                return proxy_address(&given, true).map(Some);
+                let address = proxy_address(&given, true).map_err(|_| given.wrong(VARIABLE_PROXY));
+                return address.map(Some);
             }
         }
         Ok(None)
@@ -309,6 +310,7 @@ const PASSWORD: &str = "where the password is: password_file or password_env";
 const VARIABLE: &str = "the name of an environment variable that is set";
 const HELPER: &str =
     "a credential helper such as `ecr-login`, which runs docker-credential-ecr-login, or a path";
+const VARIABLE_PROXY: &str = "a proxy such as `http://egress.example:3128`, the only kind that is understood: unset it for this program, and name one by `proxy`";
 const PROXY: &str = "`none`, or a proxy such as `http://egress.example:3128`; one that wants a password is named by HTTP_PROXY and HTTPS_PROXY";
 
 #[cfg(test)]
@@ -414,7 +416,7 @@ mod tests {
         let wrong = [("HTTPS_PROXY", "socks5://u:p@x:1")];
         let message = load_in(&wrong, "").unwrap_err().to_string();
         assert!(
-            message.starts_with("HTTPS_PROXY: \"socks5://***@x:1\": not `none`, or a proxy"),
+            message.starts_with("HTTPS_PROXY: \"socks5://***@x:1\": not a proxy such as"),
             "{message}"
         );
     }

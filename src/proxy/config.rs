@@ -39,7 +39,7 @@ pub struct UpstreamConfig {
     pub tags: Vec<TagRule>,
 }
 
-/// How long a tag's answer is good (DESIGN: freshness).
+/// How long a tag's answer is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// A tag is served unasked this long after its last check; zero: every answer rests on a check sent after the request.

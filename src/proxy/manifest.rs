@@ -447,7 +447,7 @@ impl Manifests {
     }
 }
 
-/// Manifests are small and asked for most: 500 of them answer nine requests in ten (PERFORMANCE: the workload).
+/// Manifests are small and asked for most: 500 of them answer nine requests in ten.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
 /// Rounds of joining; each ends in an answer unless the store changes meanwhile.
 const ATTEMPTS_MAX: usize = 4;

@@ -265,7 +265,7 @@ fn labels_of(route: &Result<Route, Error>) -> Labels {
     }
 }
 
-/// At the level that the cause deserves (STYLE: errors).
+/// At the level that the cause deserves.
 fn log_error(id: &str, error: &Error) {
     let chain = Chain(error);
     match error.status() {

@@ -144,7 +144,7 @@ pub enum Fault {
     NoDigest,
 }
 
-/// What kind of news an error is (DESIGN: freshness).
+/// What kind of news an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The registry itself says that it is not there.
