@@ -178,6 +178,19 @@ impl Upstream {
     }
 }
 
+impl Rest {
+    /// Begins a pause, twice as long as the last one if nothing was answered since; whether there was none. Many who asked
+    /// at once had one bad moment, and not as many.
+    fn begin(&mut self, now: Instant) -> bool {
+        let is_first = self.pause.is_zero();
+        if self.until.is_none_or(|until| until <= now) {
+            self.pause = (self.pause * 2).clamp(REST_MIN, REST_MAX);
+            self.until = Some(now + self.pause);
+        }
+        is_first
+    }
+}
+
 impl Mirror {
     /// Notes that it answered as it should.
     pub(super) fn answered(&self) {
@@ -191,12 +204,10 @@ impl Mirror {
         if error.fault() == Some(Fault::Digest) {
             self.lied();
         } else if error.class() == Class::Unavailable && !matches!(error, Error::Busy { .. }) {
-            let mut rest = self.rest.lock();
-            if rest.pause.is_zero() {
+            let is_first = self.rest.lock().begin(Instant::now());
+            if is_first {
                 warn!(upstream = self.site.name(), error = %crate::net::Chain(error), "a mirror does not answer");
             }
-            rest.pause = (rest.pause * 2).clamp(REST_MIN, REST_MAX);
-            rest.until = Some(Instant::now() + rest.pause);
         }
     }
 
@@ -225,4 +236,24 @@ const LIAR_REST: Duration = Duration::from_secs(600);
 /// Whether this asks what a name means now.
 const fn is_resolving(reference: &Reference) -> bool {
     matches!(reference, Reference::Tag(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_moment_is_one_pause_however_many_asked() {
+        let (mut rest, mut now) = (Rest::default(), Instant::now());
+        assert!(rest.begin(now));
+        assert!(!rest.begin(now));
+        assert_eq!(rest.pause, REST_MIN);
+        for expected in [10, 20, 40, 60, 60] {
+            now += rest.pause;
+            for _ in 0..7 {
+                rest.begin(now);
+            }
+            assert_eq!(rest.pause, Duration::from_secs(expected));
+        }
+    }
 }
