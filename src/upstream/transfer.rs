@@ -92,8 +92,9 @@ impl Sources {
 }
 
 impl Transfer {
-    /// Asks the sources in turn for the blob from an offset on, up to an exclusive end if one is given. There must be at
-    /// least one source.
+    /// Asks the first source, wherever it can be had, for the blob from an offset on, up to an exclusive end if one is given.
+    /// There must be at least one source. Others go on with what the first has begun to deliver, and begin nothing: that it
+    /// did is the proof that it has the blob.
     ///
     /// # Errors
     ///
@@ -120,12 +121,11 @@ impl Transfer {
             failures: 0,
             resumptions: 0,
         };
-        transfer.look_for_sources()?;
+        transfer.look_for_sources(1)?;
         loop {
             match transfer.connect().await {
                 Ok(()) => return Ok(transfer),
                 Err(error) => {
-                    transfer.look_for_sources()?;
                     if transfer.turn + 1 >= transfer.spots.len() || transfer.is_final(&error) {
                         return Err(error);
                     }
@@ -227,7 +227,7 @@ impl Transfer {
         if self.doomed || self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
             return Err(error);
         }
-        self.look_for_sources()?;
+        self.look_for_sources(SOURCES_MAX)?;
         let Some(spot) = self.spots.get(self.turn) else {
             return Err(error);
         };
@@ -243,10 +243,10 @@ impl Transfer {
         Ok(())
     }
 
-    /// Takes in the sources that have come since.
-    fn look_for_sources(&mut self) -> Result<(), Error> {
+    /// Takes in the sources that have come since, up to so many in all.
+    fn look_for_sources(&mut self, most: usize) -> Result<(), Error> {
         let sources = self.sources.0.lock().clone();
-        for source in sources.into_iter().skip(self.known) {
+        for source in sources.into_iter().take(most).skip(self.known) {
             self.known += 1;
             match spots(&source) {
                 Ok(spots) => self.spots.extend(spots),

@@ -230,6 +230,31 @@ async fn a_joiner_from_another_repository_proves_itself_first() {
 }
 
 #[tokio::test]
+async fn invariant_13_a_joiner_who_may_does_not_bring_what_the_first_may_not_have() {
+    let (upstream, proxy) = pair().await;
+    let secret = Blob::random(MIB);
+    upstream.serve_blob(PRIVATE, &secret);
+    proxy.wait_for_hit(PRIVATE, &secret).await;
+    proxy.purge(secret.digest()).await;
+    // Whether the public repository holds it cannot be said: the registry has a bad moment.
+    upstream.once(get(PUBLIC), Fault::Status(500));
+    let gate = upstream.hold(get(PUBLIC), At::Head);
+    let first = proxy.blob(PUBLIC, secret.digest()).dispatch().await;
+    gate.reached().await;
+    let second = proxy.blob(PRIVATE, secret.digest()).dispatch().await;
+    proxy
+        .wait_for_metric("layerhold_followers", &[], |it| it >= 2.0)
+        .await;
+    gate.open();
+    let first = first.head("GET").await.whole().await;
+    assert_eq!(first.head.status, 502, "{:?}", first.head);
+    second.head("GET").await.is(&secret).await;
+
+    let again = proxy.blob(PUBLIC, secret.digest()).whole().await;
+    assert_eq!(again.head.status, 404, "{:?}", again.head);
+}
+
+#[tokio::test]
 async fn grants_survive_a_restart() {
     let (upstream, proxy, secret) = scene().await;
     upstream.serve_image(APP, "v1", &secret);
