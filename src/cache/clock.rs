@@ -20,7 +20,16 @@ pub(super) fn unix_seconds(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// The age of something stamped `then`; a stamp from the future, which a clock set back leaves behind, is of age zero.
-pub(super) fn age_of(then: u64) -> Duration {
-    Duration::from_secs(unix_now().saturating_sub(then))
+/// The stamp of something of this age. Stamps are whole seconds: this and [`age_of`] round so that nothing gets younger.
+pub(super) fn stamp_of(age: Duration) -> u64 {
+    let age = age.saturating_add(JUST_UNDER_A_SECOND);
+    unix_now().saturating_sub(age.as_secs())
 }
+
+/// The age of something stamped `then`; a stamp from the future, which a clock set back leaves behind, is as good as one
+/// of this second.
+pub(super) fn age_of(then: u64) -> Duration {
+    Duration::from_secs(unix_now().saturating_sub(then) + 1)
+}
+
+const JUST_UNDER_A_SECOND: Duration = Duration::from_nanos(999_999_999);

@@ -430,7 +430,7 @@ fn tag_text(record: &TagRecord) -> String {
         size,
         age,
     } = record;
-    let checked_at = clock::unix_now().saturating_sub(age.as_secs());
+    let checked_at = clock::stamp_of(*age);
     format!("{digest} {media_type} {size} {checked_at}\n")
 }
 
@@ -479,6 +479,16 @@ mod tests {
         let read = parse_tag(&tag_text(&record)).unwrap();
         assert_eq!((read.digest, read.size), (record.digest, record.size));
         assert!((60..63).contains(&read.age.as_secs()));
+        // Whatever is cut off: it must not be fresh for longer because it was read from disk.
+        for millis in [0, 1, 999, 1500, 1999] {
+            let age = Duration::from_millis(millis);
+            let record = TagRecord {
+                age,
+                ..record.clone()
+            };
+            let read = parse_tag(&tag_text(&record)).unwrap();
+            assert!(read.age > age, "{:?} was {age:?}", read.age);
+        }
         for damaged in ["", "\n", "sha256:00 a/b 1 2\n", &tag_text(&record)[..40]] {
             assert_eq!(parse_tag(damaged), None, "{damaged:?}");
         }
