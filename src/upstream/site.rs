@@ -239,11 +239,13 @@ impl Site {
             status,
             StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
         );
-        let size = content_length(reply.response.headers());
+        let is_encoded = !is_plain(coding(reply.response.headers()));
+        let size = plain_length(reply.response.headers());
         if status.is_success() {
             self.check_blob_head(reply.response.headers(), digest)?;
         }
-        if status.is_success() && (size.is_some() || !size_wanted) {
+        // Of something encoded, a part says no more about the size than the whole.
+        if status.is_success() && (size.is_some() || is_encoded || !size_wanted) {
             return Ok(BlobHead { size });
         }
         if status.is_redirection() && !size_wanted {
@@ -380,7 +382,7 @@ impl Site {
         Ok(ManifestHead {
             digest: self.digest_header(headers)?,
             media_type: text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok()),
-            size: content_length(headers).filter(|_| text(headers, &CONTENT_ENCODING).is_none()),
+            size: plain_length(headers),
         })
     }
 
@@ -415,12 +417,8 @@ impl Site {
         request_place: OwnedSemaphorePermit,
         blob_place: Option<OwnedSemaphorePermit>,
     ) -> Result<(bool, Body), Error> {
-        let coding = text(response.headers(), &CONTENT_ENCODING).map(str::trim);
-        let coding = coding.filter(|it| !it.is_empty()).unwrap_or("identity");
-        let (is_plain, is_gzip) = (
-            coding.eq_ignore_ascii_case("identity"),
-            coding.eq_ignore_ascii_case("gzip"),
-        );
+        let coding = coding(response.headers());
+        let (is_plain, is_gzip) = (is_plain(coding), coding.eq_ignore_ascii_case("gzip"));
         if !is_plain && !is_gzip {
             return Err(self.invalid(Fault::Encoding));
         }
@@ -542,8 +540,19 @@ fn next_query(field: &HeaderValue) -> Option<String> {
     None
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    text(headers, &CONTENT_LENGTH)?.parse().ok()
+/// The length of the content itself; that of something encoded says nothing of it.
+fn plain_length(headers: &HeaderMap) -> Option<u64> {
+    let length = text(headers, &CONTENT_LENGTH).filter(|_| is_plain(coding(headers)));
+    length?.parse().ok()
+}
+
+fn coding(headers: &HeaderMap) -> &str {
+    let coding = text(headers, &CONTENT_ENCODING).map(str::trim);
+    coding.filter(|it| !it.is_empty()).unwrap_or("identity")
+}
+
+fn is_plain(coding: &str) -> bool {
+    coding.eq_ignore_ascii_case("identity")
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

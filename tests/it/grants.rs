@@ -417,3 +417,18 @@ async fn one_manifest_of_many_repositories_is_served_while_it_is_being_published
         }
     }
 }
+
+#[tokio::test]
+async fn pitfall_05_a_proof_with_the_length_of_something_encoded_is_a_proof() {
+    let (upstream, proxy, secret) = scene().await;
+    let layer = &secret.layers[0];
+    upstream.serve_blob(APP, layer);
+    upstream.always(head("/blobs/"), Fault::Gzip);
+    proxy.pull_blob(APP, layer).await;
+
+    let cold = Blob::random(KIB);
+    upstream.serve_blob(APP, &cold);
+    let target = format!("/v2/{APP}/blobs/{}", cold.digest());
+    let head = proxy.head(target).whole().await.head;
+    assert_eq!((head.status, head.content_length()), (200, None));
+}
