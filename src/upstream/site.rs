@@ -171,6 +171,7 @@ impl Site {
         })?;
         let (reply, place) = self.ask(&question(Method::GET, &endpoint)).await?;
         let response = reply.successful()?.response;
+        self.check_no_page(response.headers())?;
         let head = self.manifest_head(response.headers())?;
         if head.size.is_some_and(|size| size > bytes_max) {
             return Err(self.invalid(Fault::TooLarge));
@@ -393,6 +394,11 @@ impl Site {
         if announced.is_some_and(|it| it.algorithm() == digest.algorithm() && it != *digest) {
             return Err(self.invalid(Fault::Digest));
         }
+        self.check_no_page(headers)
+    }
+
+    /// A web page says nothing about the content: somebody stands before the registry.
+    fn check_no_page(&self, headers: &HeaderMap) -> Result<(), Error> {
         let media_type = text(headers, &CONTENT_TYPE).unwrap_or_default();
         if media_type.to_ascii_lowercase().starts_with("text/html") {
             return Err(self.invalid(Fault::MediaType));

@@ -4,8 +4,8 @@ use std::fs;
 
 use crate::harness::script::Turns;
 use crate::harness::{
-    APP, At, Blob, Connection, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, any, get,
-    lose, pair,
+    APP, At, Blob, Connection, End, FakeRegistry, Fault, Image, KIB, MIB, TestProxy, Whole, any,
+    get, lose, pair,
 };
 
 const LEN: usize = 3 * MIB + 123;
@@ -437,4 +437,17 @@ async fn wrong_bytes_on_the_way_around_the_cache_are_not_asked_for_again_at_once
     let refused = proxy.blob(APP, blob.digest()).whole().await;
     assert_eq!(refused.head.status, 502, "{}", refused.text());
     assert_eq!(upstream.log().len(), before);
+}
+
+#[tokio::test]
+async fn a_web_page_in_place_of_a_manifest_is_not_held_against_it() {
+    let (upstream, proxy) = pair().await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    let digest = image.manifest.digest();
+    upstream.once(get("/manifests/"), Fault::Html200);
+    let page = proxy.manifest(APP, digest).whole().await;
+    assert_eq!(page.head.status, 502, "{:?}", page.head);
+
+    proxy.pull_manifest(APP, digest).await;
 }
