@@ -46,8 +46,9 @@ pub(super) struct Sender {
     tokens: Tokens,
     /// The token server that the log says is not asked.
     unasked: Mutex<Option<String>>,
-    /// Until when the registry asked not to be asked.
+    /// Until when the registry asked not to be asked, and its token server.
     rest_until: Mutex<Option<Instant>>,
+    token_rest_until: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
@@ -101,6 +102,7 @@ impl Sender {
             tokens: Tokens::default(),
             unasked: Mutex::new(None),
             rest_until: Mutex::new(None),
+            token_rest_until: Mutex::new(None),
             config,
             metrics,
         })
@@ -131,7 +133,7 @@ impl Sender {
     }
 
     async fn ask_once(&self, question: &Question<'_>) -> Result<Reply, Error> {
-        self.check_rest()?;
+        check_rest(&self.rest_until, &self.host)?;
         let current = self.credentials.current().await;
         let mut credential = current.map_err(|source| {
             let host = self.host.clone();
@@ -310,6 +312,7 @@ impl Sender {
         if let Some(ready) = turn.ready(entry.rejected) {
             return ready;
         }
+        check_rest(&self.token_rest_until, &host_of(uri))?;
         let request = token_request(uri, service, entry);
         let request = request.ok_or_else(|| self.invalid(Fault::Token))?;
         let exchanged = self.exchange(realm, request).await;
@@ -325,6 +328,7 @@ impl Sender {
             Realm::Named => &self.transports.named,
         };
         let response = self.send(transport, request, "token").await?;
+        note_rest(&self.token_rest_until, &response);
         match response.status() {
             StatusCode::OK => {}
             // Its word is the registry's: this is who decides about access.
@@ -383,24 +387,7 @@ impl Sender {
         if let Some(remaining) = remaining {
             self.metrics.quota(&self.name, remaining);
         }
-        if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
-            *self.rest_until.lock() = Some(Instant::now() + told.min(REST_MAX));
-        }
-    }
-
-    /// A registry that asked for a pause gets it: until then we answer ourselves what it answered.
-    fn check_rest(&self) -> Result<(), Error> {
-        let until = *self.rest_until.lock();
-        let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
-        match rest.filter(|rest| !rest.is_zero()) {
-            None => Ok(()),
-            Some(rest) => Err(Error::Status {
-                host: self.host.clone(),
-                status: StatusCode::TOO_MANY_REQUESTS,
-                retry_after: Some(rest),
-            }),
-        }
+        note_rest(&self.rest_until, response);
     }
 
     fn uri(&self, question: &Question<'_>) -> Uri {
@@ -560,6 +547,28 @@ fn with_query(uri: &Uri, pairs: &str) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(format!("{}?{query}", uri.path()).parse().ok()?);
     Uri::from_parts(parts).ok()
+}
+
+/// Notes the pause that somebody asks for.
+fn note_rest(until: &Mutex<Option<Instant>>, response: &Response<Incoming>) {
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
+        *until.lock() = Some(Instant::now() + told.min(REST_MAX));
+    }
+}
+
+/// Who asked for a pause gets it: until then we answer ourselves what `host` answered.
+fn check_rest(until: &Mutex<Option<Instant>>, host: &str) -> Result<(), Error> {
+    let until = *until.lock();
+    let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
+    match rest.filter(|rest| !rest.is_zero()) {
+        None => Ok(()),
+        Some(rest) => Err(Error::Status {
+            host: host.to_owned(),
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after: Some(rest),
+        }),
+    }
 }
 
 fn host_of(uri: &Uri) -> String {

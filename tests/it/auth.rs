@@ -427,3 +427,19 @@ async fn pitfall_44_a_registry_that_refuses_heads_of_manifests_is_asked_by_get()
     let pulled = proxy.pull_manifest(APP, "v1").await;
     assert_eq!(pulled.bytes, moved.manifest.bytes());
 }
+
+#[tokio::test]
+async fn pitfall_41_a_token_server_that_asks_for_a_pause_gets_it() {
+    let (tokens, upstream) = (TokenServer::start().await, FakeRegistry::start().await);
+    upstream.require_token(&tokens);
+    tokens.always(TokenServer::exchange(), Fault::RateLimit(60));
+    let proxy = TestProxy::in_front_of(&upstream).start().await;
+    // For one repository and for another: it is the server that wants the pause.
+    for repository in [APP, APP, "other/app"] {
+        let digest = Blob::random(10).digest().to_owned();
+        let whole = proxy.blob(repository, &digest).whole().await;
+        assert_eq!(whole.head.status, 503);
+        assert!(whole.head.header("retry-after").is_some());
+    }
+    assert_eq!(tokens.exchanges(), 1);
+}
