@@ -271,20 +271,14 @@ impl Blobs {
         };
         let repository = registry.repository(name);
         self.check_refusal(&repository, digest)?;
-        let size_wanted = here.is_none();
         let (key, asked) = ((repository.clone(), *digest), self.cache.purges().now());
         let answer = self.heads.run(key, || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let (cache, repository) = (self.cache.clone(), repository.clone());
             let metrics = self.metrics.clone();
             async move {
-                let head = upstream.head_blob(&name, &digest, size_wanted).await;
+                let head = upstream.head_blob(&name, &digest, here).await;
                 let head = head.map_err(Arc::new)?;
-                if let (Some(here), Some(there)) = (here, head.size)
-                    && here != there
-                {
-                    return Err(Arc::new(upstream.contradiction()));
-                }
                 let granted = cache.grant(&repository, &digest, Grant::Blob, asked);
                 if granted.await && held != Held::Nothing {
                     let bytes = here.or(head.size).unwrap_or(0);

@@ -40,6 +40,8 @@ pub(super) struct Bypass {
     ready: VecDeque<Bytes>,
     held: Option<Bytes>,
     ended: bool,
+    /// Whether wrong bytes were a mirror's fault, which is not asked again soon.
+    blamed: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -75,8 +77,8 @@ impl Detour {
         self.place.is_some()
     }
 
-    /// What came this way was wrong: the source is refused for a while.
-    pub(super) fn refuse(&self) {
+    /// What came this way was wrong: the source is refused for a while, unless it was a mirror of it.
+    pub(super) fn found_wrong(&self, is_mirrors_fault: bool) {
         let expected = self.digest;
         warn!(
             namespace = %self.repository.namespace,
@@ -84,6 +86,9 @@ impl Detour {
             digest = %expected,
             "wrong bytes on the way around the cache"
         );
+        if is_mirrors_fault {
+            return;
+        }
         let error = Error::Mismatch { expected };
         let key = (self.repository.clone(), expected, Subject::Blob);
         self.refusals.remember(&key, &error, self.asked);
@@ -118,6 +123,7 @@ impl Detour {
             ready: VecDeque::new(),
             held: None,
             ended: false,
+            blamed: false,
             _place: place,
         })
     }
@@ -139,6 +145,11 @@ impl Bypass {
                 None => self.end()?,
             }
         }
+    }
+
+    /// Whether wrong bytes were no word of the registry itself.
+    pub(super) fn is_mirrors_fault(&self) -> bool {
+        self.blamed
     }
 
     fn receive(&mut self, mut bytes: Bytes) {
@@ -169,7 +180,7 @@ impl Bypass {
         if let Some(digester) = self.digester.take()
             && digester.finish() != self.digest
         {
-            self.transfer.blame_mirrors();
+            self.blamed = self.transfer.blame_mirrors();
             return Err(StreamError::Mismatch {
                 expected: self.digest,
             });

@@ -263,8 +263,14 @@ impl Proxy {
         let mut served = self
             .served_by(asking.until, registry, name, &resolved.word)
             .await;
-        if matches!((&served, &resolved.how), (Err(error), How::Fresh) if error.is_gone()) {
+        let may_have_moved = match (&served, &resolved.how) {
             // It was fresh enough to be believed, and what it names is gone: it has moved, or is gone itself.
+            (Err(error), How::Fresh) => error.is_gone(),
+            // A mirror may have said so that is behind.
+            (Err(error), How::Checked) => error.is_gone() && registry.upstream().doubt_mirrors(),
+            (Ok(_), _) | (Err(_), How::Stale(_)) => false,
+        };
+        if may_have_moved {
             let asking = Asking {
                 anew: true,
                 ..asking

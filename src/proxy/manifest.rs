@@ -172,7 +172,7 @@ impl Manifests {
     ) -> Result<Along, Error> {
         // Having the bytes is not a right to them, nor is waiting for them.
         let proof = match needs_proof {
-            true => Some(self.head(registry, name, digest).await?),
+            true => Some(self.head(registry, name, digest, None).await?),
             false => None,
         };
         let bytes = match self.cache.follow(follower).read_all(self.bytes_max).await {
@@ -216,7 +216,8 @@ impl Manifests {
         digest: &Digest,
         bytes: &Bytes,
     ) -> Result<MediaType, Error> {
-        let head = self.head(registry, name, digest).await?;
+        let here = Some(bytes.len() as u64);
+        let head = self.head(registry, name, digest, here).await?;
         agreed_type(registry, bytes, &head)
     }
 
@@ -232,7 +233,7 @@ impl Manifests {
             self.cache.touch(digest);
             return Ok((media_type, Some(size), Outcome::Hit));
         }
-        let head = self.head(registry, name, digest).await?;
+        let head = self.head(registry, name, digest, None).await?;
         match head.media_type.filter(MediaType::is_manifest) {
             Some(media_type) => Ok((media_type, head.size, Outcome::Forwarded)),
             // Only the body can tell what this is.
@@ -417,6 +418,7 @@ impl Manifests {
         registry: &Arc<Registry>,
         name: &RepositoryName,
         digest: &Digest,
+        here: Option<u64>,
     ) -> Result<ManifestHead, Error> {
         let repository = registry.repository(name);
         self.check_refusal(&repository, digest)?;
@@ -425,14 +427,8 @@ impl Manifests {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let reference = Reference::Digest(digest);
             async move {
-                let head = upstream.head_manifest(&name, &reference).await;
-                let head = head.map_err(Arc::new)?;
-                // Another algorithm may name the same bytes.
-                let contradicts = |it: Digest| it.algorithm() == digest.algorithm() && it != digest;
-                if head.digest.is_some_and(contradicts) {
-                    return Err(Arc::new(upstream.contradiction()));
-                }
-                Ok(head)
+                let head = upstream.head_manifest(&name, &reference, here).await;
+                head.map_err(Arc::new)
             }
         });
         answer.await.ok_or(Error::Lost)?.map_err(|source| {

@@ -80,11 +80,12 @@ impl BlobStream {
                         .await
                 }
                 From::Bypass(bypass) => {
-                    let bytes = bypass.next().await.inspect_err(|error| {
-                        if matches!(error, StreamError::Mismatch { .. }) {
-                            self.detour.refuse();
-                        }
-                    })?;
+                    let bytes = bypass.next().await;
+                    if matches!(bytes, Err(StreamError::Mismatch { .. })) {
+                        let blamed = bypass.is_mirrors_fault();
+                        self.detour.found_wrong(blamed);
+                    }
+                    let bytes = bytes?;
                     self.position += bytes.as_ref().map_or(0, |it| it.len() as u64);
                     return Ok(bytes);
                 }

@@ -503,7 +503,7 @@ impl Tags {
     /// Asks upstream what the tag says: by HEAD, which registries do not count, and by GET where HEAD does not say.
     async fn ask(&self, state: &TagState) -> Checked {
         let (upstream, reference) = (state.registry.upstream(), Reference::Tag(state.tag.clone()));
-        let head = upstream.head_manifest(&state.name, &reference).await;
+        let head = upstream.head_manifest(&state.name, &reference, None).await;
         let head = word(head.map_err(Arc::new)?);
         if let Some(word) = head {
             return Ok(word);

@@ -76,17 +76,31 @@ impl Upstream {
         self.own.host()
     }
 
-    /// Asks for the head of a manifest. Cancel-safe.
+    /// Asks for the head of a manifest, of `here` bytes where that is known. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// When there is none, or no valid answer.
+    /// When there is none, or no valid answer, or one that is of another digest or size.
     pub async fn head_manifest(
         &self,
         name: &RepositoryName,
         reference: &Reference,
+        here: Option<u64>,
     ) -> Result<ManifestHead, Error> {
-        let ask = |site: Arc<Site>| async move { site.head_manifest(name, reference).await };
+        let ask = |site: Arc<Site>| async move {
+            let head = site.head_manifest(name, reference).await?;
+            let is_other = match (reference, &head.digest) {
+                // Another algorithm may name the same bytes.
+                (Reference::Digest(asked), Some(digest)) => {
+                    digest.algorithm() == asked.algorithm() && digest != asked
+                }
+                (Reference::Digest(_) | Reference::Tag(_), _) => false,
+            };
+            if is_other || are_apart(here, head.size) {
+                return Err(site.invalid(Fault::Digest));
+            }
+            Ok(head)
+        };
         self.first(is_resolving(reference), ask).await
     }
 
@@ -129,24 +143,41 @@ impl Upstream {
         self.first(true, ask).await
     }
 
-    /// Asks whether there is such a blob, and for its size where that is wanted. Cancel-safe.
+    /// Asks whether there is such a blob, of `here` bytes where that is known; else for its size, too. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// When there is none, or no valid answer.
+    /// When there is none, or no valid answer, or one that is of another size.
     pub async fn head_blob(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        size_wanted: bool,
+        here: Option<u64>,
     ) -> Result<BlobHead, Error> {
-        let ask = |site: Arc<Site>| async move { site.head_blob(name, digest, size_wanted).await };
+        let ask = |site: Arc<Site>| async move {
+            let head = site.head_blob(name, digest, here.is_none()).await?;
+            if are_apart(here, head.size) {
+                return Err(site.invalid(Fault::Digest));
+            }
+            Ok(head)
+        };
         self.first(false, ask).await
     }
 
-    /// An answer that contradicts what is known of the content.
-    pub fn contradiction(&self) -> Error {
-        self.own.invalid(Fault::Digest)
+    /// What a tag was heard to name is not there: mirrors that may have said so are left alone for a while, as one that is
+    /// behind. Whether there were any, so that the registry itself can be asked.
+    pub fn doubt_mirrors(&self) -> bool {
+        let now = Instant::now();
+        let asked = self
+            .mirrors
+            .iter()
+            .filter(|it| it.resolves && !it.is_resting());
+        let mut doubted = false;
+        for mirror in asked {
+            doubted = true;
+            mirror.rest.lock().begin(now);
+        }
+        doubted
     }
 
     /// The mirrors that are not resting, and the registry itself.
@@ -232,6 +263,11 @@ const REST_MIN: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_secs(60);
 /// How long a mirror that sent wrong bytes is not asked: longer than its bytes are refused.
 const LIAR_REST: Duration = Duration::from_secs(600);
+
+/// Whether two sizes of one thing are known, and differ.
+fn are_apart(here: Option<u64>, there: Option<u64>) -> bool {
+    matches!((here, there), (Some(here), Some(there)) if here != there)
+}
 
 /// Whether this asks what a name means now.
 const fn is_resolving(reference: &Reference) -> bool {

@@ -410,6 +410,70 @@ async fn an_offline_upstream_is_never_dialled_and_serves_what_is_here() {
 }
 
 #[tokio::test]
+async fn a_mirrors_wrong_head_of_what_is_here_is_no_word_on_it() {
+    let scene = Scene::start().await;
+    let blob = Blob::random(MIB);
+    let manifest = &scene.image.manifest;
+    for repository in ["other/app", APP] {
+        scene.registry.serve_blob(repository, &blob);
+        scene.registry.serve_manifest(repository, manifest);
+    }
+    scene.mirror.always(any("other/app"), Fault::Status(404));
+    scene.proxy.pull_blob("other/app", &blob).await;
+    scene
+        .proxy
+        .pull_manifest("other/app", manifest.digest())
+        .await;
+    scene.proxy.wait_for_fills("published", 2.0).await;
+    scene
+        .mirror
+        .serve_spoiled(APP, blob.digest(), &Blob::of("x"));
+    scene
+        .mirror
+        .always(any(manifest.digest()), Fault::ShortLength);
+
+    let pulled = scene.proxy.pull_manifest(APP, manifest.digest()).await;
+    assert_eq!(pulled.head.cache_status(), "layerhold; hit");
+    scene.proxy.pull_blob(APP, &blob).await;
+    assert_eq!(scene.registry.count(&get(APP)), 0);
+    assert_eq!(scene.registry.count(&head(APP)), 2);
+}
+
+#[tokio::test]
+async fn a_mirrors_tag_that_names_nothing_is_asked_of_the_registry() {
+    let scene = Scene::start().await;
+    let new = Image::random(&[KIB]);
+    scene.registry.serve_image(APP, "v1", &new);
+    scene
+        .registry
+        .always(any(scene.image.manifest.digest()), Fault::Status(404));
+    scene
+        .mirror
+        .always(get(scene.image.manifest.digest()), Fault::Status(404));
+    let pulled = scene.proxy.pull_manifest(APP, "v1").await;
+    assert_eq!(pulled.bytes, new.manifest.bytes());
+}
+
+#[tokio::test]
+async fn a_mirror_that_lies_around_the_cache_is_not_the_registry() {
+    let (registry, mirror) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let proxy = TestProxy::in_front_of(&registry)
+        .mirror(&mirror, "")
+        .set("cache.size", "8MiB")
+        .start()
+        .await;
+    let blob = Blob::random(12 * MIB);
+    registry.serve_blob(APP, &blob);
+    mirror.serve_blob(APP, &blob);
+    mirror.always(get(blob.digest()), Fault::Corrupt(KIB));
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_ne!(whole.end, End::Complete);
+    registry.allow_concurrent_transfers();
+    let head = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(head.cache_status(), "layerhold; fwd=bypass");
+}
+
+#[tokio::test]
 async fn whoever_joins_from_another_registry_brings_a_source_to_go_on_from() {
     let (one, two) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let proxy = TestProxy::in_front_of(&one)
