@@ -26,6 +26,12 @@ pub enum Error {
         /// What the parser says of it.
         message: String,
     },
+    /// The file has nothing in it, which is likelier an accident than a wish for the defaults.
+    #[error("{}: the file is empty: leave it out for the defaults", file.display())]
+    Empty {
+        /// The file, as it was given.
+        file: PathBuf,
+    },
     /// A value is not of the kind that its place takes.
     #[error("{at}: {value}: not {wanted}")]
     Kind {

@@ -47,6 +47,10 @@ impl Config {
             let file = path.clone();
             Error::Unreadable { file, source }
         })?;
+        // Written in this moment, or mounted from nowhere: the built-in upstreams are hardly what is meant.
+        if text.trim().is_empty() {
+            return Err(Error::Empty { file: path });
+        }
         let file = File::parse(&path, &text)?;
         check_variables(environment, &file.variables())?;
         sources.file = Arc::new(path);
@@ -707,5 +711,22 @@ upstream = [] => upstream: missing: give at least one upstream, or leave the key
         let pairs = [("LAYERHOLD_CONFIG", path.to_str().unwrap())];
         let config = Config::load(&Options::default(), &environment(&pairs)).unwrap();
         assert_eq!(config.cache.fills_max, 7);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_no_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("layerhold.toml");
+        let options = Options {
+            config: Some(file.clone()),
+            ..Options::default()
+        };
+        for (text, is_one) in [("", false), ("\n \n", false), ("# nothing else\n", true)] {
+            fs::write(&file, text).unwrap();
+            let loaded = Config::load(&options, &environment(&[]));
+            assert_eq!(loaded.is_ok(), is_one, "{text:?}");
+            let empty = matches!(loaded, Err(Error::Empty { .. }));
+            assert_eq!(empty, !is_one, "{text:?}");
+        }
     }
 }
