@@ -60,7 +60,8 @@ fn said<T>(result: Result<T, String>) -> Option<T> {
 
 /// What to run on, with the files that it names.
 fn checked(options: &Options) -> Result<Config, String> {
-    let config = load(options)?;
+    let config =
+        Config::load(options, &environment()).map_err(|error| Chain(&error).to_string())?;
     for upstream in &config.proxy.upstreams {
         upstream::check_files(&upstream.connection)
             .map_err(|error| format!("upstream[{}]: {}", upstream.namespace, Chain(&error)))?;
@@ -68,13 +69,19 @@ fn checked(options: &Options) -> Result<Config, String> {
     Ok(config)
 }
 
+/// The configuration, for a command that asks no upstream: an operator's shell has no secrets of the service's.
 fn load(options: &Options) -> Result<Config, String> {
+    let config = Config::load_for_commands(options, &environment());
+    config.map_err(|error| Chain(&error).to_string())
+}
+
+fn environment() -> BTreeMap<String, String> {
     // What is not UTF-8 gets a replacement character, which the configuration refuses where it matters.
     let text = |os: OsString| os.to_string_lossy().into_owned();
-    let environment: BTreeMap<_, _> = std::env::vars_os()
+    let variables = std::env::vars_os();
+    variables
         .map(|(name, value)| (text(name), text(value)))
-        .collect();
-    Config::load(options, &environment).map_err(|error| Chain(&error).to_string())
+        .collect()
 }
 
 /// Prints what a client needs; `None` when that cannot be said, and why has been.

@@ -20,6 +20,8 @@ use super::names::Name;
 pub(super) struct Sources<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     pub(super) file: Arc<PathBuf>,
+    /// Whether upstreams will be asked: else what only that needs may be missing.
+    pub(super) pulls: bool,
 }
 
 /// A value that somebody gave, not yet read.

@@ -31,9 +31,31 @@ impl Config {
     ///
     /// Opens the configuration file and nothing else. An error is one line, its source included.
     pub fn load(options: &Options, environment: &BTreeMap<String, String>) -> Result<Self, Error> {
+        Self::put_together(options, environment, true)
+    }
+
+    /// The same for a command that asks no upstream: what only pulling needs, as passwords in variables and the environment's
+    /// proxies, is not looked for.
+    ///
+    /// # Errors
+    ///
+    /// When anything else is wrong.
+    pub fn load_for_commands(
+        options: &Options,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
+        Self::put_together(options, environment, false)
+    }
+
+    fn put_together(
+        options: &Options,
+        environment: &BTreeMap<String, String>,
+        pulls: bool,
+    ) -> Result<Self, Error> {
         let mut sources = Sources {
             environment,
             file: Arc::default(),
+            pulls,
         };
         let path = match &options.config {
             Some(path) => Some(path.clone()),
@@ -354,6 +376,7 @@ pub(super) mod tests {
         let sources = Sources {
             environment: &environment,
             file: Arc::new(path),
+            pulls: true,
         };
         resolve(options, &sources, file)
     }

@@ -181,7 +181,10 @@ impl Credential {
             (None, Some(given)) => {
                 let variable = given.str(VARIABLE)?;
                 let password = keys.sources.variable(variable)?;
-                let password = password.ok_or_else(|| given.wrong(VARIABLE))?;
+                if password.is_none() && keys.sources.pulls {
+                    return Err(given.wrong(VARIABLE));
+                }
+                let password = password.unwrap_or_default();
                 Ok(Some(CredentialSource::Variable {
                     username,
                     variable: variable.to_owned(),
@@ -196,6 +199,9 @@ impl Credential {
 /// The egress proxies that the environment names, as most programs read it: lower case comes first, since a web server
 /// may have set `HTTP_PROXY` from a request's `Proxy` header.
 pub(super) fn egress(sources: &Sources<'_>) -> Result<Egress, Error> {
+    if !sources.pulls {
+        return Ok(Egress::default());
+    }
     let read = |names: [&str; 4]| -> Result<Option<String>, Error> {
         for name in names {
             if let Some(value) = sources.variable(name)? {

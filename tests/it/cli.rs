@@ -95,3 +95,22 @@ async fn what_a_client_needs_goes_to_stdout_and_nothing_else_does() {
     );
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
+
+#[tokio::test]
+async fn a_command_that_asks_no_upstream_needs_none_of_the_services_secrets() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream)
+        .set("listen", vec!["127.0.0.1:5000"])
+        .upstream("username", "robot")
+        .upstream("password_env", "LAYERHOLD_HUB");
+    let file = builder.file();
+    for (words, code) in [(&["client-config", "podman"][..], 0), (&["check"], 64)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+        command.args(words).arg("--config").arg(&file).env_clear();
+        // No upstream can be asked through this one.
+        command.env("ALL_PROXY", "socks5://proxy.example:1080");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+    }
+}
