@@ -90,7 +90,13 @@ impl App {
         let stop = CancellationToken::new();
         let (stopped_sender, stopped) = watch::channel(false);
         let scanned = cache.clone();
-        tracker.spawn_blocking(move || scanned.scan());
+        let scan = tracker.spawn_blocking(move || scanned.scan());
+        let (scrubbed, stop_scrub) = (cache.clone(), stop.clone());
+        tracker.spawn(async move {
+            // A scan that panicked has missed some; what is there can be checked all the same.
+            let _ = scan.await;
+            scrubbed.scrub(&stop_scrub).await;
+        });
         tracker.spawn(keep_house(cache.clone(), stop.clone()));
         tracker.spawn(savings.clone().tell_hourly(stop.clone()));
         let release = tokio::spawn(release_when_stopping(cache.clone(), stop.clone()));

@@ -115,6 +115,7 @@ mod tests {
             high_watermark: Share::Percent(100.0),
             low_watermark: Share::Percent(90.0),
             repositories_max: 1,
+            scrub_rate: 0,
             fills_max: 1,
         };
         Ledger {

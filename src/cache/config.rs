@@ -18,6 +18,8 @@ pub struct Config {
     pub low_watermark: Share,
     /// Repositories whose metadata (grants and tags) is kept; the least recently used goes first.
     pub repositories_max: usize,
+    /// Bytes of published files that are read again in a second, to be checked; zero: none are.
+    pub scrub_rate: u64,
     /// Fills in progress at once; further ones wait.
     pub fills_max: usize,
 }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,6 +83,24 @@ pub(super) struct Found {
     pub(super) size: u64,
     /// Last use, as seconds since the epoch.
     pub(super) used_at: u64,
+}
+
+/// A folder of published files.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    pub(super) algorithm: Algorithm,
+    /// The first byte of all digests in it.
+    pub(super) first: u8,
+    path: PathBuf,
+}
+
+/// What lies in a folder of published files.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stored {
+    /// A file by the name of a digest, where it belongs.
+    Blob(Digest),
+    /// Anything else.
+    Foreign(PathBuf),
 }
 
 impl Disk {
@@ -243,6 +261,50 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// The folders of published files that there are.
+    pub(super) fn folders(&self) -> Vec<Folder> {
+        let folders = Algorithm::ALL.into_iter().flat_map(|algorithm| {
+            let entries = self.entries(&self.layout.blobs(algorithm));
+            entries.into_iter().filter_map(move |entry| {
+                let first = Layout::folder_of(&entry.file_name())?;
+                let path = entry.path();
+                Some(Folder {
+                    algorithm,
+                    first,
+                    path,
+                })
+            })
+        });
+        folders.collect()
+    }
+
+    /// What is in one of them, in the order of the names.
+    pub(super) fn stored_in(&self, folder: &Folder) -> Vec<Stored> {
+        let entries = self.entries(&folder.path);
+        let stored = entries.iter().map(|entry| {
+            let path = entry.path();
+            let digest = Layout::digest_of(folder.algorithm, &entry.file_name());
+            let digest = digest.filter(|digest| self.layout.blob(digest) == path);
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            match digest.filter(|_| is_file) {
+                Some(digest) => Stored::Blob(digest),
+                None => Stored::Foreign(path),
+            }
+        });
+        let mut stored: Vec<Stored> = stored.collect();
+        stored.sort();
+        stored
+    }
+
+    /// Whether an open file is still the one that is published under this digest.
+    pub(super) fn is_published(&self, digest: &Digest, file: &File) -> bool {
+        let published = fs::metadata(self.layout.blob(digest));
+        let (Ok(published), Ok(file)) = (published, file.metadata()) else {
+            return false;
+        };
+        (published.dev(), published.ino()) == (file.dev(), file.ino())
     }
 
     /// Every repository that has metadata here, with its last use as seconds since the epoch.

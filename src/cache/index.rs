@@ -211,7 +211,20 @@ impl Index {
     pub(super) fn quarantine(&self, digest: &Digest) {
         warn!(%digest, "published file is not what was published, set aside");
         self.metrics.quarantined();
-        self.remove(digest, |disk| disk.quarantine(digest));
+        let stray = self.claim_stray(digest);
+        if !stray {
+            return self.remove(digest, |disk| disk.quarantine(digest));
+        }
+        if let Some(_writing) = self.writing() {
+            let _ = self.disk.quarantine(digest);
+        }
+        self.unlinking_done(&[*digest], 0);
+    }
+
+    /// Keeps a name that is nobody's from being published under until it is removed. Whether it is nobody's.
+    fn claim_stray(&self, digest: &Digest) -> bool {
+        let mut state = self.state.lock();
+        !state.entries.contains_key(digest) && state.unlinking.insert(*digest)
     }
 
     /// Removes a published blob, also one that is being read: its readers have it to its end, and until then its bytes
@@ -247,6 +260,22 @@ impl Index {
         let used_at = found.used_at.min(self.started_at);
         let (_, order) = state.next_recency();
         state.add(found.digest, found.size, (used_at, order), used_at);
+    }
+
+    /// Whether a file of this name is nobody's: neither present, nor coming, nor about to be removed.
+    pub(super) fn is_stray(&self, digest: &Digest) -> bool {
+        let state = self.state.lock();
+        !state.entries.contains_key(digest) && !state.unlinking.contains(digest)
+    }
+
+    /// Adopts a file that lies on disk and that the scan has missed. Whether it did.
+    pub(super) fn adopt(&self, found: &Found) -> bool {
+        if !self.is_stray(&found.digest) {
+            return false;
+        }
+        self.found(found);
+        self.report(&self.state.lock());
+        true
     }
 
     /// From here on the index knows everything, and the budget holds.

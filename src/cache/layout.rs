@@ -109,6 +109,13 @@ impl Layout {
         Digest::parse(&format!("{}:{hex}", algorithm.as_str())).ok()
     }
 
+    /// The folder of published files that a directory of this name is: the first byte of what is in it.
+    pub(super) fn folder_of(file_name: &OsStr) -> Option<u8> {
+        let hex = file_name.to_str()?;
+        let first = u8::from_str_radix(hex, 16).ok()?;
+        (hex == format!("{first:02x}")).then_some(first)
+    }
+
     /// Whether a directory below a repository's is its own and not a deeper repository.
     pub(super) fn is_own(file_name: &OsStr) -> bool {
         file_name == GRANTED || file_name == TAGS
@@ -137,6 +144,13 @@ mod tests {
             Layout::digest_of(Algorithm::Sha256, OsStr::new("abc")),
             None
         );
+        for first in [0, 9, 0xab, 0xff] {
+            let name = format!("{first:02x}");
+            assert_eq!(Layout::folder_of(OsStr::new(&name)), Some(first));
+        }
+        for other in ["", "0", "AB", "+1", "0x", "abc", "zz"] {
+            assert_eq!(Layout::folder_of(OsStr::new(other)), None, "{other}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Metrics {
     evictions: IntCounter,
     evicted_bytes: IntCounter,
     quarantined: IntCounter,
+    scrubbed_bytes: IntCounter,
+    scrub_ended: IntGauge,
     disk_errors: IntCounterVec,
     degraded: IntGauge,
 }
@@ -60,6 +62,14 @@ impl Metrics {
                 "layerhold_quarantined_total",
                 "Published files set aside because they were not what was published",
             )?,
+            scrubbed_bytes: IntCounter::new(
+                "layerhold_scrubbed_bytes_total",
+                "Bytes of published files that were read again to be checked",
+            )?,
+            scrub_ended: IntGauge::new(
+                "layerhold_scrub_ended_seconds",
+                "When all published files had last been checked, in seconds since the epoch; 0 before",
+            )?,
             disk_errors: IntCounterVec::new(
                 Opts::new(
                     "layerhold_disk_errors_total",
@@ -80,6 +90,8 @@ impl Metrics {
         registry.register(Box::new(metrics.evictions.clone()))?;
         registry.register(Box::new(metrics.evicted_bytes.clone()))?;
         registry.register(Box::new(metrics.quarantined.clone()))?;
+        registry.register(Box::new(metrics.scrubbed_bytes.clone()))?;
+        registry.register(Box::new(metrics.scrub_ended.clone()))?;
         registry.register(Box::new(metrics.disk_errors.clone()))?;
         registry.register(Box::new(metrics.degraded.clone()))?;
         for label in FillLabel::ALL {
@@ -125,6 +137,14 @@ impl Metrics {
 
     pub(super) fn quarantined(&self) {
         self.quarantined.inc();
+    }
+
+    pub(super) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn scrub_ended(&self, unix_seconds: u64) {
+        self.scrub_ended.set(signed(unix_seconds));
     }
 
     pub(super) fn disk_failed(&self, operation: &'static str) {

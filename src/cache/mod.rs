@@ -10,12 +10,15 @@
 #[cfg(test)]
 mod model;
 mod store;
+mod scrub;
 mod repositories;
 mod reader;
 mod filler;
 mod index;
 mod fill;
 mod disk;
+mod check;
+mod pace;
 mod purges;
 mod layout;
 mod capacity;

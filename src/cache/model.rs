@@ -430,6 +430,7 @@ async fn open(dir: &Path) -> (Cache, Registry) {
         high_watermark: Share::Percent(100.0),
         low_watermark: Share::Percent(90.0),
         repositories_max: 10,
+        scrub_rate: 0,
         fills_max: BLOBS,
     };
     let opening = move || {

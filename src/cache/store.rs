@@ -2,13 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::capacity::Ledger;
+use super::clock;
 use super::config::Config;
 use super::disk::{Disk, OpenError};
 use super::fill::{Fill, FillError, Follower};
@@ -19,6 +23,7 @@ use super::metrics::Metrics;
 use super::purges::{Moment, Purge, PurgeError, Purged, Purges};
 use super::reader::{Blob, Buffers, Content};
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
+use super::scrub::{Scrub, Seen};
 use crate::oci::{Digest, Tag};
 
 /// The store of one directory. Clones are the same store.
@@ -31,6 +36,8 @@ pub struct Cache {
     /// Places for fills in progress.
     places: Arc<Semaphore>,
     buffers: Buffers,
+    scrub: Scrub,
+    scrub_rate: u64,
     metrics: Metrics,
 }
 
@@ -87,7 +94,10 @@ impl Cache {
             Arc::clone(&disk),
             purges.clone(),
         );
+        let scrub = Scrub::new(&disk, &index, &metrics);
         Ok(Self {
+            scrub,
+            scrub_rate: config.scrub_rate,
             disk,
             index,
             repositories: Arc::new(repositories),
@@ -109,6 +119,37 @@ impl Cache {
         self.repositories.scan();
         self.index.scan_ended();
         info!(blobs, bytes, "cache scanned");
+    }
+
+    /// Goes round over all published files, as slowly as the configuration says, until it is told to stop. To be called
+    /// when the scan has ended.
+    pub async fn scrub(&self, stop: &CancellationToken) {
+        if self.scrub_rate == 0 {
+            return;
+        }
+        loop {
+            let began = Instant::now();
+            let (mut blobs, mut bytes, mut damaged) = (0_u64, 0_u64, 0_u64);
+            let mut witness = |seen| match seen {
+                Seen::Right(size) => {
+                    blobs += 1;
+                    bytes += size;
+                }
+                Seen::Damaged(_) => damaged += 1,
+                Seen::Read(_) | Seen::Unreadable(_) | Seen::Adopted(_) | Seen::Foreign(_) => {}
+            };
+            let round = self.scrub.round(self.scrub_rate, stop, &mut witness);
+            if round.await.is_err() {
+                return;
+            }
+            self.metrics.scrub_ended(clock::unix_now());
+            info!(blobs, bytes, damaged, "all content was checked");
+            // Nothing is lost with the pause.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep_until(began + SCRUB_ROUND_MIN) => {}
+            }
+        }
     }
 
     /// Writes down the last uses that the disk does not know of. Blocks.
@@ -356,4 +397,6 @@ fn default_size(disk: &Disk) -> io::Result<u64> {
     Ok(size)
 }
 
+/// A store that is small is not read again and again.
+const SCRUB_ROUND_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 const DEFAULT_SIZE_MAX: u64 = 50 << 30;

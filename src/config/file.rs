@@ -37,6 +37,7 @@ pub(super) struct Cache {
     pub(super) high_watermark: Option<Value>,
     pub(super) low_watermark: Option<Value>,
     pub(super) repositories_max: Option<Value>,
+    pub(super) scrub_rate: Option<Value>,
 }
 
 /// `[freshness]`

@@ -219,6 +219,7 @@ fn read_cache(
     let low = watermark("cache.low_watermark", table.low_watermark, 95.0)?;
     ordered(&low, &high, true)?;
     let repositories_max = sources.key("cache.repositories_max", table.repositories_max);
+    let scrub_rate = sources.key("cache.scrub_rate", table.scrub_rate);
     Ok(cache::Config {
         dir: read_dir(options.cache_dir.as_deref(), sources, table.dir)?,
         size: size.transpose()?,
@@ -226,6 +227,7 @@ fn read_cache(
         high_watermark: Share::Percent(high.value),
         low_watermark: Share::Percent(low.value),
         repositories_max: repositories_max.count(100_000)?,
+        scrub_rate: scrub_rate.size(8 * MIB, 0..=u64::MAX)?.value,
         fills_max,
     })
 }
@@ -421,6 +423,7 @@ pub(super) mod tests {
         assert_eq!(config.cache.high_watermark, Share::Percent(100.0));
         assert_eq!(config.cache.low_watermark, Share::Percent(95.0));
         assert_eq!(config.cache.repositories_max, 100_000);
+        assert_eq!(config.cache.scrub_rate, 8 * MIB);
         assert_eq!(config.cache.fills_max, 64);
         assert_eq!(config.proxy.answer_timeout, secs(20));
         assert_eq!(config.proxy.manifest_bytes_max, 4 << 20);
@@ -638,6 +641,7 @@ cache.low_watermark = "101%" => cache.low_watermark: "101%": must be 1% to 100%
 cache.high_watermark = "90%" => cache.high_watermark: "90%": must be at least cache.low_watermark (95%)
 cache.high_watermark = "9GiB" => cache.high_watermark: "9GiB": not a percentage such as `95%`
 cache.free_space_min = "100%" => cache.free_space_min: "100%": must be 0% to 99%
+cache.scrub_rate = "off" => cache.scrub_rate: "off": not a size such as `512MiB` or `200GiB`
 cache.dir = "" => cache.dir: "": not a directory such as `/var/cache/layerhold`
 listen = ":5000" => listen: ":5000": not an IP address and a port such as `127.0.0.1:5000` or `[::]:5000`
 listen = [] => listen: []: not an address such as `127.0.0.1:5000`, or a list of them

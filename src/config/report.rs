@@ -155,7 +155,8 @@ fn write_cache(out: &mut String, cache: &cache::Config) -> fmt::Result {
     writeln!(out, "free_space_min = \"{}\"", share(cache.free_space_min))?;
     writeln!(out, "high_watermark = \"{}\"", share(cache.high_watermark))?;
     writeln!(out, "low_watermark = \"{}\"", share(cache.low_watermark))?;
-    writeln!(out, "repositories_max = {}", cache.repositories_max)
+    writeln!(out, "repositories_max = {}", cache.repositories_max)?;
+    writeln!(out, "scrub_rate = \"{}\"", SizeText(cache.scrub_rate))
 }
 
 fn write_upstream(
@@ -407,7 +408,7 @@ mod tests {
             "",
             EXAMPLE,
             "log_format = \"json\"\nlisten = [\"[::]:0\", \"127.0.0.1:0\"]\n[cache]\ndir = '/with \"quotes\" and \\'\nsize = \"1TiB\"\n\
-             free_space_min = \"10GiB\"\nlow_watermark = \"92.5%\"\n[timeouts]\nconnect = \"250ms\"",
+             free_space_min = \"10GiB\"\nlow_watermark = \"92.5%\"\nscrub_rate = \"0B\"\n[timeouts]\nconnect = \"250ms\"",
             "[[upstream]]\nnamespace = \"a.example:5000\"\nurl = \"http://a.example:5000\"\nfresh_for = \"8d\"\nusable_for = \"9d\"\n\
              [[upstream]]\nnamespace = \"localhost\"\nurl = \"http://[::1]:5001/\"\ndefault = true\nhosts = [\"x\", \"y:5000\"]\n\
              tags = [{ match = '^\"v\\d+$', fresh_for = \"1d\" }]\noffline = true\nusername = 'u'\npassword_file = '/p'\n\

@@ -26,6 +26,7 @@ mod grants;
 mod evict;
 mod restart;
 mod purge;
+mod verify;
 mod drain;
 mod reload;
 mod notify;
