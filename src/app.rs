@@ -91,11 +91,11 @@ impl App {
         let (stopped_sender, stopped) = watch::channel(false);
         let scanned = cache.clone();
         let scan = tracker.spawn_blocking(move || scanned.scan());
-        let (scrubbed, stop_scrub) = (cache.clone(), stop.clone());
+        let scrubbed = cache.clone();
         tracker.spawn(async move {
             // A scan that panicked has missed some; what is there can be checked all the same.
             let _ = scan.await;
-            scrubbed.scrub(&stop_scrub).await;
+            scrubbed.scrub().await;
         });
         tracker.spawn(keep_house(cache.clone(), stop.clone()));
         tracker.spawn(savings.clone().tell_hourly(stop.clone()));

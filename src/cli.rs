@@ -57,6 +57,15 @@ pub enum Command {
     /// with 1 when no proxy answers or it refuses.
     #[command(after_help = PRECEDENCE)]
     Purge(Purge),
+    /// Check everything that is kept: content against its digests, and all records.
+    ///
+    /// The flags, variables and file are those of `serve`: they say where the cache is. When a running proxy has it, that
+    /// one is asked, at its admin address, to check itself. Nothing is changed without --repair, but that a running proxy
+    /// sets damaged content aside whenever it finds some. Says what is wrong, a line each, and a summary; on a terminal also
+    /// how far it is. SIGINT and SIGTERM end it with what was found so far. Exits with 0 when all is right, or was
+    /// repaired; with 1 when something is wrong or not everything was looked at.
+    #[command(after_help = PRECEDENCE)]
+    Verify(Verify),
 }
 
 /// What makes a client pull through the proxy.
@@ -110,6 +119,35 @@ pub struct Purge {
     pub admin: Option<String>,
 
     /// The flags of `serve`, by which the admin address is found.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// How everything that is kept is checked.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Verify {
+    /// Set damaged content and foreign files aside, and drop broken records
+    ///
+    /// What is set aside is in the directory `staging` of the cache until the next start, and is not served. It is pulled
+    /// again when it is asked for.
+    #[arg(long)]
+    pub repair: bool,
+
+    /// How much is read in a second, such as `200MiB` [default: as fast as the disk is; 64MiB by a running proxy]
+    #[arg(long, value_name = "SIZE")]
+    pub rate: Option<String>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Have the proxy at this admin address check itself [default: whoever has the cache directory]
+    ///
+    /// A host and a port, as in `cache.example:9555`. With it no configuration is read.
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+
+    /// The flags of `serve`, by which the cache directory is found.
     #[command(flatten)]
     pub options: Options,
 }
@@ -239,6 +277,7 @@ mod tests {
             Command::Serve(options) | Command::Check(options) => options,
             Command::ClientConfig(other) => panic!("{other:?}"),
             Command::Purge(purge) => purge.options,
+            Command::Verify(verify) => verify.options,
         }
     }
 
@@ -318,14 +357,15 @@ mod tests {
 
     #[test]
     fn help_names_every_variable_and_the_precedence() {
-        for name in ["serve", "check", "client-config", "purge"] {
+        for name in ["serve", "check", "client-config", "purge", "verify"] {
             let mut args = Args::command();
             args.build();
             let command = args.find_subcommand_mut(name).unwrap();
             let help = command.render_long_help().to_string();
             for flag in command.get_arguments().filter_map(|it| it.get_long()) {
-                // Where a proxy is known belongs to one command, not to an environment.
-                if !matches!(flag, "help" | "address" | "admin") {
+                // What belongs to one command belongs to no environment.
+                let own = ["help", "address", "admin", "repair", "rate", "json"];
+                if !own.contains(&flag) {
                     let name = flag.replace('-', "_").to_uppercase();
                     let variable = format!("[variable: LAYERHOLD_{name}]");
                     assert!(help.contains(&variable), "{variable}");

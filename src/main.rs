@@ -6,11 +6,16 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use prometheus::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::system::uname;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 use tracing_subscriber::filter::Targets;
@@ -19,11 +24,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use layerhold::app::{App, Running};
+use layerhold::cache::{self, Cache, Verify, VerifyProgress, VerifyReport};
 use layerhold::cli::{
     self, ClientConfig, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop,
 };
 use layerhold::config::{Config, Log, LogFormat};
-use layerhold::net::Chain;
+use layerhold::net::{Chain, parse_size};
 use layerhold::oci::FullReference;
 use layerhold::operator;
 use layerhold::upstream;
@@ -44,6 +50,7 @@ fn main() -> ExitCode {
         Command::Check(options) => configured(&options).map(|config| print(&config.report())),
         Command::ClientConfig(typed) => client_config(&typed),
         Command::Purge(asked) => purge(&asked),
+        Command::Verify(asked) => verify(&asked),
     };
     ExitCode::from(code.unwrap_or(EXIT_USAGE))
 }
@@ -107,14 +114,12 @@ fn purge(asked: &cli::Purge) -> Option<u8> {
             }
         }
     }
-    let address = admin_address(asked)?;
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let answer = match builder.enable_all().build() {
-        Ok(runtime) => runtime.block_on(operator::purge(&address, &references)),
-        Err(source) => {
-            complain(&format!("could not start the runtime: {source}"));
-            return Some(EXIT_FAILED);
-        }
+    let address = match &asked.admin {
+        Some(typed) => typed_address(typed)?,
+        None => admin_address(&said(load(&asked.options))?)?,
+    };
+    let Some(answer) = block_on(operator::purge(&address, &references)) else {
+        return Some(EXIT_FAILED);
     };
     match answer {
         Ok(report) => {
@@ -128,21 +133,162 @@ fn purge(asked: &cli::Purge) -> Option<u8> {
     }
 }
 
-/// Where the proxy's admin port is; `None` when nobody says, which has then been said.
-fn admin_address(asked: &cli::Purge) -> Option<String> {
-    if let Some(address) = &asked.admin {
-        let port = address
-            .rsplit_once(':')
-            .map(|(_, port)| port.parse::<u16>());
-        if matches!(port, Some(Ok(1..))) {
-            return Some(address.clone());
+/// Runs a command's own work; `None` when it cannot be, which has then been said.
+fn block_on<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build();
+    let runtime = said(runtime.map_err(|error| format!("could not start the runtime: {error}")))?;
+    let done = runtime.block_on(work);
+    // What still runs is not waited for.
+    runtime.shutdown_background();
+    Some(done)
+}
+
+/// Checks all that is kept; `None` when what was typed is wrong, which has then been said.
+fn verify(typed: &cli::Verify) -> Option<u8> {
+    let rate = typed.rate.as_deref().map(parse_size).transpose();
+    let rate = said(rate.map_err(|error| format!("--rate: {error}")))?;
+    let asked = Verify {
+        rate: rate.unwrap_or(0),
+        repair: typed.repair,
+    };
+    let report = match &typed.admin {
+        Some(address) => {
+            let address = typed_address(address)?;
+            block_on(verify_there(&address, asked))
         }
-        complain(&format!(
-            "--admin {address:?}: not a host and a port such as `127.0.0.1:9555`"
-        ));
-        return None;
+        None => {
+            let config = said(load(&typed.options))?;
+            block_on(verify_here(&config, asked))
+        }
+    };
+    let Some(report) = report.flatten() else {
+        return Some(EXIT_FAILED);
+    };
+    let text = if typed.json {
+        // Numbers and strings can always be written.
+        serde_json::to_string(&report).unwrap_or_default() + "\n"
+    } else {
+        operator::told_report(&report)
+    };
+    let printed = print(&text);
+    Some(if report.is_clean() {
+        printed
+    } else {
+        EXIT_FAILED
+    })
+}
+
+/// Checks the cache directory, or has its holder do it; `None` when neither can be done, which has then been said.
+async fn verify_here(config: &Config, asked: Verify) -> Option<VerifyReport> {
+    let mut signals = said(Signals::listen().map_err(|error| error.to_string()))?;
+    let cache = config.cache.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let metrics = cache::Metrics::register(&Registry::new());
+        let metrics = metrics.map_err(|error| error.to_string());
+        metrics.map(|metrics| Cache::open_to_verify(&cache, metrics, asked.repair))
+    });
+    // A directory that is being read is left as it is.
+    let opened = tokio::select! {
+        opened = opening => said(opened.map_err(|error| error.to_string()).flatten())?,
+        name = signals.next() => {
+            complain(&format!("{name} before anything was looked at"));
+            return None;
+        }
+    };
+    let cache = match opened {
+        Ok(cache) => cache,
+        Err(error @ cache::OpenError::InUse { .. }) => {
+            complain(&format!(
+                "{}, which is asked to check itself",
+                Chain(&error)
+            ));
+            return verify_there(&admin_address(config)?, asked).await;
+        }
+        Err(error) => {
+            complain(&Chain(&error).to_string());
+            return None;
+        }
+    };
+    let stop = CancellationToken::new();
+    let (progress, seen) = watch::channel(VerifyProgress::default());
+    let mut line = ProgressLine::new();
+    let mut verifying = std::pin::pin!(cache.verify(asked, &stop, &progress));
+    loop {
+        // The check is not dropped but told, so that it reports what it has found.
+        tokio::select! {
+            report = verifying.as_mut() => return Some(report),
+            _ = signals.next() => stop.cancel(),
+            () = tokio::time::sleep(PROGRESS_INTERVAL) => line.show(*seen.borrow()),
+        }
     }
-    let address = operator::reachable(said(load(&asked.options))?.server.admin_listen);
+}
+
+/// Has a running proxy check itself; `None` when it does not, which has then been said.
+async fn verify_there(address: &str, asked: Verify) -> Option<VerifyReport> {
+    let mut signals = said(Signals::listen().map_err(|error| error.to_string()))?;
+    let mut line = ProgressLine::new();
+    let verifying = operator::verify(address, asked, |progress| line.show(progress));
+    // Dropped, the connection is closed, which stops the check.
+    let report = tokio::select! {
+        report = verifying => report.map_err(|error| Chain(&error).to_string()),
+        name = signals.next() => Err(format!("{name}: the proxy was told to stop checking")),
+    };
+    drop(line);
+    said(report)
+}
+
+/// One line on a terminal that is written again and again; nothing where nobody looks.
+struct ProgressLine {
+    began: Instant,
+    is_seen: bool,
+    is_shown: bool,
+}
+
+impl ProgressLine {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            is_seen: io::stderr().is_terminal(),
+            is_shown: false,
+        }
+    }
+
+    fn show(&mut self, progress: VerifyProgress) {
+        if self.is_seen {
+            self.is_shown = true;
+            let line = operator::told_progress(progress, self.began.elapsed());
+            // To the line's beginning, and what was there is erased (ECMA-48, EL).
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        }
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        if self.is_shown {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// An admin address as it was typed; `None` when it is none, which has then been said.
+fn typed_address(typed: &str) -> Option<String> {
+    let port = typed.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if matches!(port, Some(Ok(1..))) {
+        return Some(typed.to_owned());
+    }
+    complain(&format!(
+        "--admin {typed:?}: not a host and a port such as `127.0.0.1:9555`"
+    ));
+    None
+}
+
+/// Where the proxy's admin port is; `None` when nobody can know, which has then been said.
+fn admin_address(config: &Config) -> Option<String> {
+    let address = operator::reachable(config.server.admin_listen);
     if address.is_none() {
         complain("admin_listen has port 0, which nobody can know: name the address with --admin");
     }

@@ -1,22 +1,28 @@
-//! What an operator's command line asks of a running proxy, at its admin port.
+//! What an operator's command line asks of a running proxy, at its admin port, and what it says of the answers.
 
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::cache::{Finding, Verify, VerifyProgress, VerifyReport};
 use crate::oci::FullReference;
-use crate::server::{PurgeReport, PurgedReference};
+use crate::server::{PurgeReport, PurgedReference, VerifyLine};
 
 /// Why the proxy did not do as it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -64,22 +70,127 @@ pub fn reachable(listen: SocketAddr) -> Option<SocketAddr> {
 pub async fn purge(address: &str, references: &[FullReference]) -> Result<PurgeReport, Error> {
     let texts: Vec<String> = references.iter().map(ToString::to_string).collect();
     let asked = serde_json::json!({ "reference": texts }).to_string();
-    let (status, body) = match timeout(ANSWER_TIMEOUT, post(address, asked)).await {
-        Ok(answer) => answer?,
-        Err(_) => return Err(strange(address)),
+    let answering = async {
+        let answer = post(address, "/purge", asked).await?;
+        let body = answer.accepted(address).await?;
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        body.map_err(|_| strange(address))
     };
-    if status == StatusCode::OK {
-        return serde_json::from_slice(&body).map_err(|_| strange(address));
+    let answer = timeout(ANSWER_TIMEOUT, answering).await;
+    let body = answer.map_err(|_| strange(address))??.to_bytes();
+    serde_json::from_slice(&body).map_err(|_| strange(address))
+}
+
+/// Has the proxy whose admin port is at `address` check everything that it keeps; a rate of zero leaves that to the proxy.
+/// Says now and then how far it is. Dropped, it has the proxy stop.
+///
+/// # Errors
+///
+/// When nobody answers, the proxy refuses, or it falls silent.
+pub async fn verify(
+    address: &str,
+    asked: Verify,
+    mut progress: impl FnMut(VerifyProgress),
+) -> Result<VerifyReport, Error> {
+    let rate = (asked.rate > 0).then_some(asked.rate);
+    let asked = serde_json::json!({ "rate": rate, "repair": asked.repair }).to_string();
+    let answering = async {
+        let answer = post(address, "/verify", asked).await?;
+        answer.accepted(address).await
+    };
+    let body = timeout(CONNECT_TIMEOUT + SILENCE_MAX, answering).await;
+    let mut body = body.map_err(|_| strange(address))??;
+    let mut text = Vec::new();
+    loop {
+        let frame = timeout(SILENCE_MAX, body.frame()).await;
+        let frame = frame.ok().flatten().and_then(Result::ok);
+        let frame = frame.ok_or_else(|| strange(address))?;
+        text.extend_from_slice(&frame.into_data().unwrap_or_default());
+        if text.len() > ANSWER_BYTES_MAX {
+            return Err(strange(address));
+        }
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            match serde_json::from_slice(&line).map_err(|_| strange(address))? {
+                VerifyLine::Progress(now) => progress(now),
+                VerifyLine::Report(report) => return Ok(*report),
+            }
+        }
     }
-    let refusal: Option<Value> = serde_json::from_slice(&body).ok();
-    let message = refusal
-        .as_ref()
-        .and_then(|it| it.get("message")?.as_str())
-        .ok_or_else(|| strange(address))?;
-    Err(Error::Refused {
-        address: address.to_owned(),
-        message: message.to_owned(),
-    })
+}
+
+/// How far a check is, in one line: of what there is, how fast, and how long it will take.
+pub fn told_progress(progress: VerifyProgress, elapsed: Duration) -> String {
+    let VerifyProgress { done, total } = progress;
+    let line = format!("{} of {}", rough(done), rough(total));
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let rate = done.saturating_mul(1000) / millis.max(1);
+    if rate == 0 {
+        return line;
+    }
+    let left = total.saturating_sub(done) / rate;
+    let left = match left {
+        0..60 => format!("{left}s"),
+        60..3600 => format!("{}m{:02}s", left / 60, left % 60),
+        _ => format!("{}h{:02}m", left / 3600, left % 3600 / 60),
+    };
+    format!("{line}, {}/s, {left} left", rough(rate))
+}
+
+/// What a check has found, a line for each and one for all.
+pub fn told_report(report: &VerifyReport) -> String {
+    let mut lines = String::new();
+    for finding in &report.findings {
+        let Finding {
+            kind,
+            what,
+            repaired,
+        } = finding;
+        let repaired = if *repaired { " (repaired)" } else { "" };
+        // A string takes everything.
+        let _ = writeln!(lines, "{}: {what}{repaired}", kind.as_str());
+    }
+    let more = report.wrong - report.findings.len() as u64;
+    if more > 0 {
+        let _ = writeln!(lines, "and {more} more");
+    }
+    let VerifyReport {
+        blobs,
+        bytes,
+        grants,
+        tags,
+        repositories,
+        ..
+    } = report;
+    let _ = writeln!(
+        lines,
+        "right: {blobs} blobs of {}; {grants} grants and {tags} tags of {repositories} repositories",
+        rough(*bytes),
+    );
+    let verdict = match (report.wrong, report.repaired) {
+        (0, _) => "nothing is wrong".to_owned(),
+        (wrong, repaired) => format!("wrong: {wrong}, of which repaired: {repaired}"),
+    };
+    let end = if report.finished {
+        ""
+    } else {
+        "; not everything was looked at"
+    };
+    let _ = writeln!(lines, "{verdict}{end}");
+    lines
+}
+
+/// A number of bytes for people, with one decimal.
+fn rough(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => {
+            let whole = bytes >> shift;
+            let tenths = ((bytes >> (shift - 10)) % 1024) * 10 / 1024;
+            format!("{whole}.{tenths} {unit}")
+        }
+        None => format!("{bytes} B"),
+    }
 }
 
 /// What became of one reference, for people.
@@ -112,7 +223,62 @@ pub fn told(purged: &PurgedReference) -> String {
     line
 }
 
-async fn post(address: &str, body: String) -> Result<(StatusCode, Bytes), Error> {
+/// An answer whose body is still to come.
+struct Posted {
+    response: Response<Incoming>,
+    /// The connection's task; nothing else is asked on it.
+    serving: AbortOnDrop,
+}
+
+struct AbortOnDrop(JoinHandle<Result<(), hyper::Error>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The body of an answer; dropped, its connection is closed.
+struct Answer {
+    body: Incoming,
+    _serving: AbortOnDrop,
+}
+
+impl Posted {
+    /// The body, unless it says why the proxy does not do it.
+    async fn accepted(self, address: &str) -> Result<Answer, Error> {
+        let (head, body) = self.response.into_parts();
+        if head.status == StatusCode::OK {
+            let _serving = self.serving;
+            return Ok(Answer { body, _serving });
+        }
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|_| strange(address))?.to_bytes();
+        let refusal: Option<Value> = serde_json::from_slice(&body).ok();
+        let message = refusal
+            .as_ref()
+            .and_then(|it| it.get("message")?.as_str())
+            .ok_or_else(|| strange(address))?;
+        Err(Error::Refused {
+            address: address.to_owned(),
+            message: message.to_owned(),
+        })
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+async fn post(address: &str, path: &str, body: String) -> Result<Posted, Error> {
     let unreachable = |source| Error::Unreachable {
         address: address.to_owned(),
         source,
@@ -124,19 +290,15 @@ async fn post(address: &str, body: String) -> Result<(StatusCode, Bytes), Error>
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|_| strange(address))?;
-    // Ends with the request: nothing else is asked on this connection.
-    let serving = tokio::spawn(connection);
-    let request = Request::post("/purge")
+    let serving = AbortOnDrop(tokio::spawn(connection));
+    let request = Request::post(path)
         .header(HOST, address)
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(|_| strange(address))?;
-    let answer = sender.send_request(request).await;
-    let (head, body) = answer.map_err(|_| strange(address))?.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|_| strange(address))?.to_bytes();
-    serving.abort();
-    Ok((head.status, body))
+    let response = sender.send_request(request).await;
+    let response = response.map_err(|_| strange(address))?;
+    Ok(Posted { response, serving })
 }
 
 fn strange(address: &str) -> Error {
@@ -148,10 +310,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A repository may have a hundred thousand tags.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// A proxy that checks itself says so each second.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::FindingKind;
 
     #[test]
     fn an_address_that_stands_for_all_is_reached_at_loopback() {
@@ -164,6 +329,52 @@ mod tests {
             let found = reachable(listen.parse().unwrap());
             assert_eq!(found, expected.map(|it| it.parse().unwrap()), "{listen}");
         }
+    }
+
+    #[test]
+    fn progress_is_one_line() {
+        let told = |done, total, secs| {
+            told_progress(VerifyProgress { done, total }, Duration::from_secs(secs))
+        };
+        assert_eq!(told(0, 0, 0), "0 B of 0 B");
+        assert_eq!(told(0, 3 << 30, 1), "0 B of 3.0 GiB");
+        assert_eq!(
+            told(3 << 29, 3 << 30, 3),
+            "1.5 GiB of 3.0 GiB, 512.0 MiB/s, 3s left"
+        );
+        assert_eq!(
+            told(1 << 20, 100 << 20, 1),
+            "1.0 MiB of 100.0 MiB, 1.0 MiB/s, 1m39s left"
+        );
+        assert_eq!(
+            told(1 << 20, 1 << 40, 1),
+            "1.0 MiB of 1.0 TiB, 1.0 MiB/s, 291h16m left"
+        );
+    }
+
+    #[test]
+    fn a_report_says_what_is_wrong_and_whether_that_is_all() {
+        let mut report = VerifyReport {
+            finished: true,
+            blobs: 3,
+            bytes: 2048,
+            ..VerifyReport::default()
+        };
+        let right = "right: 3 blobs of 2.0 KiB; 0 grants and 0 tags of 0 repositories\n";
+        assert_eq!(told_report(&report), format!("{right}nothing is wrong\n"));
+        assert!(report.is_clean());
+        report.findings.push(Finding {
+            kind: FindingKind::Damaged,
+            what: "sha256:ab".to_owned(),
+            repaired: true,
+        });
+        (report.wrong, report.repaired, report.finished) = (3, 1, false);
+        let told = told_report(&report);
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines[..2], ["damaged: sha256:ab (repaired)", "and 2 more"]);
+        let last = "wrong: 3, of which repaired: 1; not everything was looked at";
+        assert_eq!(lines[3..], [last]);
+        assert!(!report.is_clean());
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub enum OpenError {
         /// What its VERSION file says.
         found: String,
     },
+    /// There is nothing in it to look at.
+    #[error("cache directory {} holds no layerhold store", dir.display())]
+    NoStore {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Another process holds it.
     #[error("cache directory {} is in use by another instance (process {holder})", dir.display())]
     InUse {
@@ -114,17 +120,34 @@ impl Disk {
         };
         fs::create_dir_all(layout.dir()).map_err(not_usable)?;
         check_ours(&layout)?;
-        let lock = take_lock(&layout)?;
+        let lock = take_lock(&layout, DRAINING_WAIT)?;
         check_version(&layout)?;
-        let disk = Self {
+        let disk = Self::holding(lock, layout.clone(), metrics);
+        disk.prepare().map_err(not_usable)?;
+        Ok(Arc::new(disk))
+    }
+
+    /// Takes a directory that there is, at once or not at all, and changes nothing in it but the lock file.
+    pub(super) fn open_as_it_is(dir: PathBuf, metrics: Metrics) -> Result<Arc<Self>, OpenError> {
+        let layout = Layout::new(dir);
+        let is_store = fs::metadata(layout.version()).is_ok_and(|it| it.len() > 0);
+        if !is_store {
+            let dir = layout.dir().to_owned();
+            return Err(OpenError::NoStore { dir });
+        }
+        let lock = take_lock(&layout, Duration::ZERO)?;
+        check_version(&layout)?;
+        Ok(Arc::new(Self::holding(lock, layout, metrics)))
+    }
+
+    fn holding(lock: File, layout: Layout, metrics: Metrics) -> Self {
+        Self {
             metrics,
             lock: parking_lot::Mutex::new(Some(lock)),
             token: rand::random(),
             staged: AtomicU64::new(0),
-            layout: layout.clone(),
-        };
-        disk.prepare().map_err(not_usable)?;
-        Ok(Arc::new(disk))
+            layout,
+        }
     }
 
     /// Lets a successor have the directory; this process only reads from then on.
@@ -231,9 +254,14 @@ impl Disk {
 
     /// Takes a published file out of sight; the next start removes it.
     pub(super) fn quarantine(&self, digest: &Digest) -> io::Result<()> {
+        self.set_aside(&self.layout.blob(digest))
+    }
+
+    /// Takes any file out of sight; the next start removes it.
+    pub(super) fn set_aside(&self, path: &Path) -> io::Result<()> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let aside = self.layout.staged(self.token, number);
-        self.counted("rename", rename(&self.layout.blob(digest), &aside))
+        self.counted("rename", rename(path, &aside))
     }
 
     /// Writes the last use of a blob where the next start will find it.
@@ -298,6 +326,70 @@ impl Disk {
         stored
     }
 
+    /// What lies where only our folders should be, and is none. What lies within a folder of published files is told by
+    /// [`Disk::stored_in`].
+    pub(super) fn foreign(&self) -> Vec<PathBuf> {
+        let mut foreign = Vec::new();
+        let algorithms = Algorithm::ALL.map(|algorithm| self.layout.blobs(algorithm));
+        let blobs = algorithms.first().and_then(|it| it.parent());
+        for entry in blobs.map(|it| self.entries(it)).unwrap_or_default() {
+            if !algorithms.contains(&entry.path()) || !is_dir(&entry) {
+                foreign.push(entry.path());
+            }
+        }
+        for algorithm in &algorithms {
+            for entry in self.entries(algorithm) {
+                if Layout::folder_of(&entry.file_name()).is_none() || !is_dir(&entry) {
+                    foreign.push(entry.path());
+                }
+            }
+        }
+        self.foreign_records(&self.layout.upstreams(), &mut foreign);
+        foreign
+    }
+
+    fn foreign_records(&self, dir: &Path, foreign: &mut Vec<PathBuf>) {
+        let is_repository = self.layout.repository_at(dir).is_some();
+        for entry in self.entries(dir) {
+            let (name, path) = (entry.file_name(), entry.path());
+            match (Layout::is_own(&name) && is_repository, is_dir(&entry)) {
+                (false, true) => self.foreign_records(&path, foreign),
+                (true, false) if Layout::is_grants(&name) => {}
+                (true, true) if !Layout::is_grants(&name) => {
+                    let tags = self.entries(&path).into_iter();
+                    let other = tags.filter(|it| is_dir(it) || tag_of(it).is_none());
+                    foreign.extend(other.map(|it| it.path()));
+                }
+                _ => foreign.push(path),
+            }
+        }
+    }
+
+    /// The files below a directory, or what is none itself.
+    pub(super) fn files_below(&self, path: &Path) -> Vec<PathBuf> {
+        let is_dir = fs::symlink_metadata(path).is_ok_and(|it| it.is_dir());
+        if !is_dir {
+            return vec![path.to_owned()];
+        }
+        let entries = self.entries(path).into_iter();
+        entries
+            .flat_map(|entry| self.files_below(&entry.path()))
+            .collect()
+    }
+
+    /// A path as it is told: without the cache directory.
+    pub(super) fn told(&self, path: &Path) -> String {
+        let below = path.strip_prefix(self.layout.dir()).unwrap_or(path);
+        below.display().to_string()
+    }
+
+    /// Bytes of all published files.
+    pub(super) fn content_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        self.scan_blobs(|found| bytes += found.size);
+        bytes
+    }
+
     /// Whether an open file is still the one that is published under this digest.
     pub(super) fn is_published(&self, digest: &Digest, file: &File) -> bool {
         let published = fs::metadata(self.layout.blob(digest));
@@ -340,6 +432,12 @@ impl Disk {
     /// How many tags of a repository have a record.
     pub(super) fn tags(&self, repository: &Repository) -> u64 {
         self.entries(&self.layout.tags(repository)).len() as u64
+    }
+
+    /// The tags of a repository that have a record.
+    pub(super) fn tag_names(&self, repository: &Repository) -> Vec<Tag> {
+        let entries = self.entries(&self.layout.tags(repository));
+        entries.iter().filter_map(tag_of).collect()
     }
 
     /// The grants file of a repository; empty when there is none.
@@ -531,6 +629,14 @@ fn found(digest: Digest, metadata: &fs::Metadata) -> Option<Found> {
     })
 }
 
+fn is_dir(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
+fn tag_of(entry: &DirEntry) -> Option<Tag> {
+    Tag::parse(entry.file_name().to_str()?).ok()
+}
+
 /// How long a starting process waits for a draining one.
 const DRAINING_WAIT: Duration = Duration::from_secs(30);
 const DRAINING: &str = "draining";
@@ -589,7 +695,7 @@ fn begin_store(layout: &Layout) -> io::Result<()> {
     sync_parent(&layout.version())
 }
 
-fn take_lock(layout: &Layout) -> Result<File, OpenError> {
+fn take_lock(layout: &Layout, patience: Duration) -> Result<File, OpenError> {
     let not_usable = |source| OpenError::NotUsable {
         dir: layout.dir().to_owned(),
         source,
@@ -614,7 +720,7 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
         let holder = holder.trim().to_owned();
         // Empty: it is being written at this very moment.
         let may_end = holder.contains(DRAINING) || holder.is_empty();
-        if !may_end || waited >= DRAINING_WAIT {
+        if !may_end || waited >= patience {
             return Err(OpenError::InUse {
                 dir: layout.dir().to_owned(),
                 holder,

@@ -262,6 +262,23 @@ impl Index {
         state.add(found.digest, found.size, (used_at, order), used_at);
     }
 
+    /// Every digest that is present.
+    pub(super) fn present(&self) -> Vec<Digest> {
+        self.state.lock().order.values().copied().collect()
+    }
+
+    /// Bytes that count.
+    pub(super) fn used(&self) -> u64 {
+        self.state.lock().ledger.used
+    }
+
+    /// Forgets a digest whose file is not there. Whether it was present.
+    pub(super) fn forget_missing(&self, digest: &Digest) -> bool {
+        let is_present = self.size_of(digest).is_some();
+        self.forget_present(digest);
+        is_present
+    }
+
     /// Whether a file of this name is nobody's: neither present, nor coming, nor about to be removed.
     pub(super) fn is_stray(&self, digest: &Digest) -> bool {
         let state = self.state.lock();

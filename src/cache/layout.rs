@@ -120,6 +120,11 @@ impl Layout {
     pub(super) fn is_own(file_name: &OsStr) -> bool {
         file_name == GRANTED || file_name == TAGS
     }
+
+    /// Whether this is the name of a grants file.
+    pub(super) fn is_grants(file_name: &OsStr) -> bool {
+        file_name == GRANTED
+    }
 }
 
 const GRANTED: &str = "_granted";

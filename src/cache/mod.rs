@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod model;
 mod store;
+mod verify;
 mod scrub;
 mod repositories;
 mod reader;
@@ -38,3 +39,4 @@ pub use purges::{Moment, Purge, PurgeError, Purged, Purges, UnderWay};
 pub use reader::{Blob, Buffers, Content, READ_BYTES, ReadError};
 pub use repositories::{Grant, Granted, TagRecord};
 pub use store::{Cache, Joined};
+pub use verify::{Finding, FindingKind, Verify, VerifyProgress, VerifyReport};

@@ -9,6 +9,8 @@ use prometheus::Registry;
 use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, Share};
 use super::fill::FillError;
@@ -19,6 +21,7 @@ use super::purges::{Purge, Purged};
 use super::reader::{Blob, Content};
 use super::repositories::{Grant, TagRecord};
 use super::store::{Cache, Joined};
+use super::verify::Verify;
 use crate::oci::{Algorithm, Digest, MediaType, Namespace, RepositoryName, Tag};
 
 /// What the store must know of a digest. What is not in the map is absent.
@@ -55,6 +58,7 @@ struct Model {
     evicted: u64,
     mismatches: u64,
     purged: Purged,
+    damaged: u64,
 }
 
 impl Model {
@@ -89,6 +93,7 @@ impl Model {
             evicted: 0,
             mismatches: 0,
             purged: Purged::default(),
+            damaged: 0,
         }
     }
 
@@ -101,7 +106,8 @@ impl Model {
             70..73 => self.give_up(),
             73..80 => drop(self.held.pop()),
             80..90 => self.remember(digest).await,
-            90..98 => self.purge(digest).await,
+            90..96 => self.purge(digest).await,
+            96..98 => self.damage().await,
             _ => self.restart().await,
         }
         self.check();
@@ -239,7 +245,7 @@ impl Model {
         let record = TagRecord {
             digest,
             media_type: MediaType::parse("application/vnd.oci.image.index.v1+json").unwrap(),
-            size: self.random.random_range(0..5000),
+            size: self.blobs[&digest].len() as u64,
             age: Duration::ZERO,
         };
         // Without room the former record stays, or none.
@@ -291,6 +297,43 @@ impl Model {
             let is_new = self.cache.grant(&repository, &digest, grant, asked).await;
             assert!(!is_new, "{purge:?}");
         }
+    }
+
+    /// Damages a present blob behind the store's back, or none, and has everything checked.
+    async fn damage(&mut self) {
+        let present = self.known.iter();
+        let present = present.filter(|(_, it)| matches!(it, Known::Present));
+        let present = present.map(|(digest, _)| *digest);
+        let victim = present.choose(&mut self.random);
+        let victim = victim.filter(|it| !self.blobs[it].is_empty());
+        let layout = super::layout::Layout::new(self.dir.path().to_owned());
+        if let Some(digest) = victim {
+            let mut bytes = self.blobs[&digest].to_vec();
+            let at = self.random.random_range(0..bytes.len());
+            match self.random.random_range(0..3) {
+                0 => bytes[at] ^= 1,
+                1 => bytes.truncate(at),
+                _ => bytes.push(0),
+            }
+            std::fs::write(layout.blob(&digest), bytes).unwrap();
+        }
+        let (stop, (progress, _)) = (CancellationToken::new(), watch::channel(<_>::default()));
+        let verifying = self.cache.verify(Verify::default(), &stop, &progress);
+        let report = verifying.await;
+        let found: Vec<_> = report.findings.iter().map(|it| it.what.clone()).collect();
+        let expected: Vec<_> = victim.iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{report:?}");
+        assert!(report.is_clean());
+        if let Some(digest) = victim {
+            self.known.remove(&digest);
+            *self.lives.entry(digest).or_default() += 1;
+            self.damaged += 1;
+        }
+        let present = self.known.values();
+        let present = present.filter(|it| matches!(it, Known::Present));
+        assert_eq!(report.blobs, present.count() as u64);
+        assert_eq!(report.accounted_bytes, self.used());
+        assert_eq!(report.tags, self.tags.len() as u64);
     }
 
     fn some(&mut self) -> (Repository, Tag) {
@@ -486,11 +529,12 @@ async fn run(seed: u64, steps: usize) {
         evicted,
         mismatches,
         purged,
+        damaged,
         ..
     } = model;
     assert!(
-        hits > 0 && evicted > 0 && mismatches > 0,
-        "{hits} {evicted} {mismatches}"
+        hits > 0 && evicted > 0 && mismatches > 0 && damaged > 0,
+        "{hits} {evicted} {mismatches} {damaged}"
     );
     let Purged {
         tags,
@@ -505,5 +549,43 @@ async fn run(seed: u64, steps: usize) {
 async fn the_store_behaves_as_a_map_does() {
     for seed in 0..8 {
         run(seed, 500).await;
+    }
+}
+
+#[tokio::test]
+async fn checking_is_no_use() {
+    let mut model = Model::new(0).await;
+    let mut put = Vec::new();
+    let of_size: Vec<Bytes> = (0..8).map(|n| vec![n; 1900].into()).collect();
+    for bytes in of_size {
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let Joined::First(filler, _) = model.cache.join(&digest, &repository(0)).await else {
+            panic!("nobody else brings it");
+        };
+        model.cache.put(filler, bytes).await.unwrap();
+        put.push(digest);
+    }
+    let (stop, (progress, seen)) = (CancellationToken::new(), watch::channel(<_>::default()));
+    let verifying = model.cache.verify(Verify::default(), &stop, &progress);
+    assert_eq!(verifying.await.blobs, 8);
+    assert_eq!(
+        (seen.borrow().done, seen.borrow().total),
+        (8 * 1900, 8 * 1900)
+    );
+    // One more has no room.
+    let bytes = Bytes::from(vec![9; 1900]);
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let Joined::First(filler, _) = model.cache.join(&digest, &repository(0)).await else {
+        panic!("nobody else brings it");
+    };
+    model.cache.put(filler, bytes).await.unwrap();
+    let evicted = model.figure("layerhold_evictions_total", None);
+    let (gone, kept) = put.split_at(usize::try_from(evicted).unwrap());
+    assert!(evicted > 0 && evicted < 8);
+    for digest in gone {
+        assert_eq!(model.cache.size_of(digest).await, None, "the oldest went");
+    }
+    for digest in kept {
+        assert!(model.cache.size_of(digest).await.is_some());
     }
 }

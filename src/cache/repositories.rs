@@ -274,6 +274,51 @@ impl Repositories {
         }
     }
 
+    /// Reads all records of a repository, and drops those that are broken if that is asked for and the directory is ours to
+    /// write to. A torn line or a record that nobody can read costs a question to upstream, and nothing else. May block.
+    pub(super) fn check(&self, repository: &Repository, repair: bool) -> Records {
+        let known = self.known.lock().peek(repository).map(Arc::clone);
+        let is_known = known.is_some();
+        let metadata = known.unwrap_or_default();
+        let mut metadata = metadata.lock();
+        let writing = self.index.writing().filter(|_| repair);
+        let mut records = Records::default();
+        let text = self.disk.read_grants(repository).unwrap_or_default();
+        let (good, broken): (Vec<_>, Vec<_>) = text
+            .split_inclusive('\n')
+            .partition(|line| whole(line).and_then(parse_line).is_some());
+        records.grants = good.len() as u64;
+        if !broken.is_empty() {
+            let dropped = writing.is_some();
+            let dropped = dropped && self.disk.rewrite_grants(repository, &good.concat()).is_ok();
+            let lines = broken.len();
+            let plural = if lines == 1 { "" } else { "s" };
+            records.broken.push((
+                format!("{lines} broken line{plural} of what it was proven to hold"),
+                dropped,
+            ));
+        }
+        for tag in self.disk.tag_names(repository) {
+            let text = self.disk.read_tag(repository, &tag).unwrap_or_default();
+            let is_right = |record: &TagRecord| {
+                let size = self.index.size_of(&record.digest);
+                size.is_none_or(|size| size == record.size)
+            };
+            if parse_tag(&text).as_ref().is_some_and(is_right) {
+                records.tags += 1;
+                continue;
+            }
+            let dropped = writing.is_some() && self.disk.remove_tag(repository, &tag).is_ok();
+            records.broken.push((format!("tag {tag}"), dropped));
+        }
+        records.bytes = self.disk.metadata_bytes(repository);
+        if is_known && writing.is_some() {
+            self.index.recount(records.bytes, metadata.bytes);
+            metadata.bytes = records.bytes;
+        }
+        records
+    }
+
     /// The metadata of a repository that has some: asking for what is not there must not squeeze out what is.
     fn known_if_there(&self, repository: &Repository) -> Option<Arc<Mutex<Metadata>>> {
         let known = self.known.lock().touch(repository).map(|it| Arc::clone(it));
@@ -331,6 +376,17 @@ impl Repositories {
     }
 }
 
+/// What a repository's records are.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    pub(super) grants: u64,
+    pub(super) tags: u64,
+    /// Bytes of all of them.
+    pub(super) bytes: u64,
+    /// What is broken, and whether it was dropped.
+    pub(super) broken: Vec<(String, bool)>,
+}
+
 /// What one digest is granted as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Granted {
@@ -352,27 +408,9 @@ impl Granted {
 impl Grants {
     fn parse(text: &str) -> Self {
         let mut grants = Self::default();
-        // Without its end a line may be any beginning of one.
-        let whole = text
-            .split_inclusive('\n')
-            .filter_map(|it| it.strip_suffix('\n'));
-        for line in whole {
-            let words: Vec<&str> = line.split(' ').collect();
-            match *words.as_slice() {
-                ["blob", digest] => {
-                    if let Ok(digest) = Digest::parse(digest) {
-                        grants.insert(&digest, &Grant::Blob);
-                    }
-                }
-                ["manifest", digest, media_type] => {
-                    let media_type = MediaType::parse(media_type).ok();
-                    let media_type = media_type.filter(MediaType::is_manifest);
-                    if let (Ok(digest), Some(media_type)) = (Digest::parse(digest), media_type) {
-                        grants.insert(&digest, &Grant::Manifest(media_type));
-                    }
-                }
-                _ => {}
-            }
+        let lines = text.split_inclusive('\n').filter_map(whole);
+        for (digest, grant) in lines.filter_map(parse_line) {
+            grants.insert(&digest, &grant);
         }
         grants
     }
@@ -415,6 +453,24 @@ impl Grants {
 const GRANTS_MAX: usize = 1 << 20;
 /// Lines that may say nothing new before the file is written anew.
 const COMPACTION_LINES: usize = 64;
+
+/// A line without its end. Without one it may be any beginning of a line.
+fn whole(line: &str) -> Option<&str> {
+    line.strip_suffix('\n')
+}
+
+fn parse_line(line: &str) -> Option<(Digest, Grant)> {
+    let words: Vec<&str> = line.split(' ').collect();
+    match *words.as_slice() {
+        ["blob", digest] => Some((Digest::parse(digest).ok()?, Grant::Blob)),
+        ["manifest", digest, media_type] => {
+            let media_type = MediaType::parse(media_type).ok();
+            let media_type = media_type.filter(MediaType::is_manifest)?;
+            Some((Digest::parse(digest).ok()?, Grant::Manifest(media_type)))
+        }
+        _ => None,
+    }
+}
 
 fn line(digest: &Digest, grant: &Grant) -> String {
     match grant {

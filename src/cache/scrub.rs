@@ -39,8 +39,8 @@ pub(super) enum Seen {
     Read(u64),
     /// A file is what its name says.
     Right(u64),
-    /// A file was not what its name says, and is set aside, if the directory is ours to write to.
-    Damaged(Digest),
+    /// A file is not what its name says; whether it was set aside, which needs the right to write.
+    Damaged(Digest, bool),
     /// A file could not be read, and is left where it is.
     Unreadable(Digest),
     /// A file that the index did not know; now it does.
@@ -168,14 +168,14 @@ impl Scrub {
         let (disk, index) = (Arc::clone(&self.disk), Arc::clone(&self.index));
         let set_aside = spawn_blocking(move || {
             let is_same = disk.is_published(&digest, &file);
-            if is_same {
+            is_same.then(|| {
                 index.quarantine(&digest);
-            }
-            is_same
+                !disk.is_published(&digest, &file)
+            })
         });
         match set_aside.await {
-            Ok(true) => witness(Seen::Damaged(digest)),
-            Ok(false) => {}
+            Ok(Some(is_aside)) => witness(Seen::Damaged(digest, is_aside)),
+            Ok(None) => {}
             Err(error) => warn!(error = %error, "a task of the scrub was lost"),
         }
     }

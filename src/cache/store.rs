@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::capacity::Ledger;
 use super::clock;
-use super::config::Config;
+use super::config::{Config, Share};
 use super::disk::{Disk, OpenError};
 use super::fill::{Fill, FillError, Follower};
 use super::filler::Filler;
@@ -24,6 +24,7 @@ use super::purges::{Moment, Purge, PurgeError, Purged, Purges};
 use super::reader::{Blob, Buffers, Content};
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
 use super::scrub::{Scrub, Seen};
+use super::verify::{Verifier, Verify, VerifyProgress, VerifyReport};
 use crate::oci::{Digest, Tag};
 
 /// The store of one directory. Clones are the same store.
@@ -38,6 +39,8 @@ pub struct Cache {
     buffers: Buffers,
     scrub: Scrub,
     scrub_rate: u64,
+    /// Cancelled when the directory is about to be a successor's.
+    stopping: CancellationToken,
     metrics: Metrics,
 }
 
@@ -73,6 +76,39 @@ impl Cache {
     /// When the directory cannot be used, is not ours, is of a newer version, or is another instance's.
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
         let disk = Disk::open(config.dir.clone(), metrics.clone())?;
+        Self::holding(disk, config, metrics)
+    }
+
+    /// Takes a store that nobody else holds, to check it, and reads what is in it. Nothing is written, evicted or set
+    /// aside, unless it is opened to be repaired. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When there is no store, it cannot be used, is of a newer version, or another instance has it.
+    pub fn open_to_verify(
+        config: &Config,
+        metrics: Metrics,
+        repair: bool,
+    ) -> Result<Self, OpenError> {
+        let disk = Disk::open_as_it_is(config.dir.clone(), metrics.clone())?;
+        // What is too much is the next start's business.
+        let unbounded = Config {
+            size: Some(u64::MAX),
+            free_space_min: Share::Bytes(0),
+            high_watermark: Share::Percent(100.0),
+            low_watermark: Share::Percent(100.0),
+            repositories_max: usize::MAX,
+            ..config.clone()
+        };
+        let cache = Self::holding(disk, &unbounded, metrics)?;
+        if !repair {
+            cache.index.close();
+        }
+        cache.scan();
+        Ok(cache)
+    }
+
+    fn holding(disk: Arc<Disk>, config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
         let not_usable = |source| OpenError::NotUsable {
             dir: config.dir.clone(),
             source,
@@ -98,6 +134,7 @@ impl Cache {
         Ok(Self {
             scrub,
             scrub_rate: config.scrub_rate,
+            stopping: CancellationToken::new(),
             disk,
             index,
             repositories: Arc::new(repositories),
@@ -121,9 +158,10 @@ impl Cache {
         info!(blobs, bytes, "cache scanned");
     }
 
-    /// Goes round over all published files, as slowly as the configuration says, until it is told to stop. To be called
-    /// when the scan has ended.
-    pub async fn scrub(&self, stop: &CancellationToken) {
+    /// Goes round over all published files, as slowly as the configuration says, until the directory is released. To be
+    /// called when the scan has ended.
+    pub async fn scrub(&self) {
+        let stop = &self.stopping;
         if self.scrub_rate == 0 {
             return;
         }
@@ -135,7 +173,7 @@ impl Cache {
                     blobs += 1;
                     bytes += size;
                 }
-                Seen::Damaged(_) => damaged += 1,
+                Seen::Damaged(..) => damaged += 1,
                 Seen::Read(_) | Seen::Unreadable(_) | Seen::Adopted(_) | Seen::Foreign(_) => {}
             };
             let round = self.scrub.round(self.scrub_rate, stop, &mut witness);
@@ -152,6 +190,30 @@ impl Cache {
         }
     }
 
+    /// Checks everything now: content, records, and what else lies in the directory. It ends unfinished when the directory
+    /// is released. Dropped, it stops at once.
+    pub async fn verify(
+        &self,
+        asked: Verify,
+        stop: &CancellationToken,
+        progress: &watch::Sender<VerifyProgress>,
+    ) -> VerifyReport {
+        let verifier = Verifier {
+            disk: Arc::clone(&self.disk),
+            index: Arc::clone(&self.index),
+            repositories: Arc::clone(&self.repositories),
+            scrub: self.scrub.clone(),
+        };
+        let both = stop.child_token();
+        let mut verifying = std::pin::pin!(verifier.run(asked, &both, progress));
+        // It is not dropped but told, so that there is a report.
+        tokio::select! {
+            report = verifying.as_mut() => return report,
+            () = self.stopping.cancelled() => both.cancel(),
+        }
+        verifying.await
+    }
+
     /// Writes down the last uses that the disk does not know of. Blocks.
     pub fn save_uses(&self) {
         self.index.save_uses();
@@ -159,6 +221,7 @@ impl Cache {
 
     /// Tells a successor that the directory will be released in a moment. Writes a few bytes.
     pub fn announce_release(&self) {
+        self.stopping.cancel();
         self.disk.announce_draining();
     }
 

@@ -1,4 +1,4 @@
-//! The admin port: metrics, health and purging, never the registry.
+//! The admin port: metrics, health, purging and checking, never the registry.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,13 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tracing::error;
 
 use super::health::Health;
 use super::purge;
+use super::verify::Verifications;
 use crate::cache::Cache;
 use crate::proxy::Proxy;
 
@@ -23,6 +25,7 @@ pub(super) struct Admin {
     pub(super) health: Health,
     pub(super) cache: Cache,
     pub(super) proxy: Arc<Proxy>,
+    pub(super) verifications: Verifications,
 }
 
 impl Admin {
@@ -30,26 +33,32 @@ impl Admin {
     pub(super) async fn handle(
         self,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
-        if request.uri().path() == "/purge" {
-            return Ok(purge::answer(&self.proxy, request).await);
-        }
+    ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+        let response = match request.uri().path() {
+            "/verify" => return Ok(self.verifications.answer(request).await),
+            "/purge" => purge::answer(&self.proxy, request).await,
+            _ => self.tell(&request),
+        };
+        Ok(response.map(BodyExt::boxed_unsync))
+    }
+
+    fn tell(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Ok(response);
+            return response;
         }
-        Ok(match request.uri().path() {
+        match request.uri().path() {
             "/metrics" => self.metrics(),
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.ready(),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /livez, /readyz and /purge\n",
+                "there are /metrics, /livez, /readyz, /purge and /verify\n",
             ),
-        })
+        }
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

@@ -23,6 +23,7 @@ use super::handle::{Front, handle};
 use super::health::Health;
 use super::metrics::Metrics;
 use super::peers::Peers;
+use super::verify::Verifications;
 use crate::cache::Cache;
 use crate::net::{Chain, unmapped_address};
 use crate::proxy::Proxy;
@@ -110,6 +111,7 @@ impl Server {
         let admin = Admin {
             registry,
             health: self.health.clone(),
+            verifications: Verifications::new(cache.clone()),
             cache,
             proxy: Arc::clone(&proxy),
         };

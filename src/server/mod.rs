@@ -8,6 +8,8 @@
 mod listen;
 mod admin;
 mod purge;
+mod verify;
+mod asked;
 mod handle;
 mod respond;
 mod body;
@@ -22,3 +24,4 @@ pub use health::Health;
 pub use listen::{BindError, Server};
 pub use metrics::Metrics;
 pub use purge::{PurgeReport, PurgedReference};
+pub use verify::VerifyLine;

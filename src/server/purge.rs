@@ -1,20 +1,14 @@
 //! Purging at the admin port.
-//!
-//! A browser that an operator has open can reach this port, too, and any web page can make it send a form. So a purge is
-//! JSON by its `Content-Type`, which no page can send to another origin without asking first (Fetch, "CORS-safelisted
-//! request-header"), and whatever carries an `Origin` is refused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
+use super::asked::{self, NoOrder};
 use crate::cache::{PurgeError, Purged};
 use crate::net::Chain;
 use crate::oci::{FullReference, InvalidFullReference};
@@ -47,16 +41,8 @@ pub struct PurgedReference {
 /// Why a purge is refused, or not complete.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("only POST")]
-    Method,
-    #[error("requests from web pages are refused")]
-    Origin,
-    #[error("the Content-Type must be application/json")]
-    ContentType,
-    #[error("the body is larger than {BODY_BYTES_MAX} bytes")]
-    TooLarge,
-    #[error("the body does not come")]
-    Silent,
+    #[error(transparent)]
+    NoOrder(#[from] NoOrder),
     #[error(
         r#"the body is not {{"reference": "registry/repository:tag"}}, with one reference or a list of them"#
     )]
@@ -95,37 +81,13 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     match purge(proxy, request).await {
-        Ok(report) => json(StatusCode::OK, serde_json::to_vec(&report)),
-        Err(refusal) => {
-            let message = serde_json::json!({ "message": Chain(&refusal).to_string() });
-            let mut response = json(refusal.status(), serde_json::to_vec(&message));
-            if matches!(refusal, Refusal::Method) {
-                let allowed = HeaderValue::from_static("POST");
-                response.headers_mut().insert(ALLOW, allowed);
-            }
-            response
-        }
+        Ok(report) => asked::json(StatusCode::OK, serde_json::to_vec(&report)),
+        Err(refusal) => asked::refusal(refusal.status(), &Chain(&refusal).to_string()),
     }
 }
 
 async fn purge(proxy: &Arc<Proxy>, request: Request<Incoming>) -> Result<PurgeReport, Refusal> {
-    let (head, body) = request.into_parts();
-    if head.method != Method::POST {
-        return Err(Refusal::Method);
-    }
-    if head.headers.contains_key(ORIGIN) {
-        return Err(Refusal::Origin);
-    }
-    if !is_json(&head.headers) {
-        return Err(Refusal::ContentType);
-    }
-    let body = timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let body = match body {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge),
-        Ok(Err(_)) => return Err(Refusal::Body),
-        Err(_) => return Err(Refusal::Silent),
-    };
+    let body = asked::order(request).await?;
     let mut report = PurgeReport { purged: Vec::new() };
     for reference in references(&body)? {
         let (purge, purged) = proxy
@@ -166,32 +128,10 @@ fn references(body: &[u8]) -> Result<Vec<FullReference>, Refusal> {
     parsed.collect()
 }
 
-/// `application/json`, with or without parameters.
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    let essence = media_type.and_then(|it| it.split(';').next());
-    essence.is_some_and(|it| it.trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn json(status: StatusCode, body: serde_json::Result<Vec<u8>>) -> Response<Full<Bytes>> {
-    // Numbers and strings can always be written.
-    let mut body = body.unwrap_or_default();
-    body.push(b'\n');
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Origin => StatusCode::FORBIDDEN,
-            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Silent => StatusCode::REQUEST_TIMEOUT,
+            Self::NoOrder(no_order) => no_order.status(),
             Self::Body | Self::Reference { .. } => StatusCode::BAD_REQUEST,
             Self::Incomplete { source, .. } => match source {
                 PurgeError::HandedOver => StatusCode::SERVICE_UNAVAILABLE,
@@ -201,9 +141,6 @@ impl Refusal {
     }
 }
 
-/// Some hundred references.
-const BODY_BYTES_MAX: usize = 64 << 10;
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a malformed reference is shown.
 const REFERENCE_SHOWN_MAX: usize = 300;
 
@@ -237,18 +174,5 @@ mod tests {
             refusal.starts_with(r#""debian": not of the form"#),
             "{refusal}"
         );
-    }
-
-    #[test]
-    fn only_json_is_json() {
-        let is = |text: &'static str| {
-            let value = HeaderValue::from_static(text);
-            is_json(&HeaderMap::from_iter([(CONTENT_TYPE, value)]))
-        };
-        assert!(is("application/json") && is("Application/JSON ; charset=utf-8"));
-        assert!(
-            !is("text/plain") && !is("application/jsonp") && !is("text/plain; application/json")
-        );
-        assert!(!is_json(&HeaderMap::new()));
     }
 }

@@ -1,9 +1,18 @@
 //! What is kept is checked against what it promises: damage is found, and not served again and again.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use crate::harness::{APP, Blob, FakeRegistry, KIB, MIB, TestProxy, get, pair};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::proxy::{ONE, published};
+use crate::harness::{
+    APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, ProxyBuilder, Request, TestProxy, get, lose,
+    pair, poll,
+};
 
 /// Damages a published file as a disk does: its size stays.
 fn flip(file: &Path) {
@@ -75,4 +84,271 @@ async fn pitfall_21_what_is_evicted_while_it_is_checked_is_no_damage() {
     assert_eq!(quarantined, 0.0);
     proxy.pull_blob(APP, &blob).await;
     assert_eq!(upstream.count(&get(blob.digest())), 2);
+}
+
+/// Runs the command on the store of `builder`, which nobody holds: its exit code and its report.
+async fn verify(builder: &ProxyBuilder, words: &[&str]) -> (Option<i32>, Value) {
+    let file = builder.file();
+    let file = file.to_str().unwrap();
+    let words = [&["verify", "--json", "--config", file], words].concat();
+    let (code, said, error) = Binary::command(&words).await;
+    assert_eq!(error, "", "stderr is no terminal");
+    (code, serde_json::from_str(&said).unwrap())
+}
+
+/// How many findings of each kind there are.
+fn kinds(report: &Value) -> BTreeMap<&str, usize> {
+    let mut kinds = BTreeMap::new();
+    for finding in report["findings"].as_array().unwrap() {
+        *kinds.entry(finding["kind"].as_str().unwrap()).or_default() += 1;
+    }
+    kinds
+}
+
+/// All files below, with their bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut files(&path));
+        } else if !path.ends_with("LOCK") {
+            let bytes = fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// A store of one image, which nobody holds, and its upstream.
+async fn stored(image: &Image) -> (FakeRegistry, ProxyBuilder) {
+    let (upstream, proxy) = pair().await;
+    upstream.serve_image(APP, "v1", image);
+    proxy.pull_manifest(APP, "v1").await;
+    for blob in image.blobs() {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let manifest = |it| it == 1.0 + image.blobs().count() as f64;
+    proxy
+        .wait_for_metric("layerhold_cache_blobs", &[], manifest)
+        .await;
+    proxy.shut_down();
+    (upstream, proxy.stopped().await)
+}
+
+#[tokio::test]
+async fn pitfall_23_what_was_damaged_while_nobody_looked_is_found_and_repaired() {
+    let image = Image::random(&[3 * MIB, MIB, 2 * KIB, KIB]);
+    let (upstream, builder) = stored(&image).await;
+    let (code, report) = verify(&builder, &[]).await;
+    assert_eq!((code, &report["wrong"]), (Some(0), &0.into()), "{report}");
+    assert_eq!((&report["blobs"], &report["tags"]), (&6.into(), &1.into()));
+    assert_eq!(report["accounted_bytes"], report["stored_bytes"]);
+
+    let dir = builder.dir();
+    let layers: Vec<PathBuf> = image
+        .layers
+        .iter()
+        .map(|it| published(&dir, it.digest()))
+        .collect();
+    flip(&layers[0]);
+    let cut = fs::read(&layers[1]).unwrap();
+    fs::write(&layers[1], &cut[..cut.len() - 1]).unwrap();
+    fs::write(&layers[2], "").unwrap();
+    let records = dir.join("upstreams").join(ONE).join(APP);
+    for foreign in [
+        dir.join("blobs/README"),
+        dir.join("blobs/sha256/zz/more/deep"),
+        layers[3].with_extension("tmp"),
+        records.join("notes.txt"),
+        records.join("_tags/not a tag"),
+    ] {
+        fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+        fs::write(foreign, "somebody else's").unwrap();
+    }
+    let grants = fs::read_to_string(records.join("_granted")).unwrap();
+    fs::write(
+        records.join("_granted"),
+        format!("what?\n{grants}blob sha2"),
+    )
+    .unwrap();
+    fs::write(records.join("_tags/torn"), "sha256:").unwrap();
+
+    let before = files(&dir);
+    let (code, report) = verify(&builder, &[]).await;
+    let expected = BTreeMap::from([("damaged", 3), ("foreign", 5), ("record", 2)]);
+    assert_eq!(
+        (code, kinds(&report)),
+        (Some(1), expected.clone()),
+        "{report}"
+    );
+    assert_eq!(report["repaired"], 0);
+    assert!(
+        files(&dir) == before,
+        "nothing is changed without being asked"
+    );
+
+    let (code, report) = verify(&builder, &["--repair"]).await;
+    assert_eq!((code, kinds(&report)), (Some(0), expected), "{report}");
+    let (code, report) = verify(&builder, &[]).await;
+    assert_eq!((code, &report["wrong"]), (Some(0), &0.into()), "{report}");
+    assert_eq!((&report["blobs"], &report["tags"]), (&3.into(), &1.into()));
+
+    let proxy = builder.start().await;
+    proxy.wait_for_empty_staging().await;
+    let asked = upstream.log().len();
+    for _ in 0..2 {
+        for blob in image.blobs() {
+            proxy.wait_for_hit(APP, blob).await;
+        }
+    }
+    // Their grants are as they were, so that nothing else is asked.
+    assert_eq!(upstream.log().len(), asked + 3);
+    for layer in &image.layers[..3] {
+        assert_eq!(upstream.count(&get(layer.digest())), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_running_proxy_checks_itself() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).set("cache.scrub_rate", "0B");
+    let binary = Binary::start(&builder).await;
+    let image = Image::random(&[2 * MIB, MIB]);
+    upstream.serve_image(APP, "v1", &image);
+    binary.pull_manifest(APP, "v1").await;
+    for blob in image.blobs() {
+        binary.wait_for_hit(APP, blob).await;
+    }
+    let admin = binary.admin.to_string();
+    let file = builder.file();
+    // By the directory that it has, or by its address.
+    let by_directory = [
+        "verify",
+        "--config",
+        file.to_str().unwrap(),
+        "--admin-listen",
+        &admin,
+    ];
+    let (code, said, error) = Binary::command(&by_directory).await;
+    assert_eq!(
+        (code, said.lines().last()),
+        (Some(0), Some("nothing is wrong")),
+        "{said}"
+    );
+    assert!(error.contains("in use by another instance"), "{error}");
+
+    flip(&published(&builder.dir(), image.layers[0].digest()));
+    lose(&published(&builder.dir(), image.layers[1].digest()));
+    let by_address = ["verify", "--json", "--rate", "1GiB", "--admin", &admin];
+    let (code, said, error) = Binary::command(&by_address).await;
+    let report: Value = serde_json::from_str(&said).unwrap();
+    let expected = BTreeMap::from([("damaged", 1), ("missing", 1)]);
+    assert_eq!((code, kinds(&report)), (Some(0), expected), "{said}{error}");
+    assert_eq!(report["repaired"], 2);
+    for blob in image.blobs() {
+        binary.wait_for_hit(APP, blob).await;
+    }
+    for layer in &image.layers {
+        assert_eq!(upstream.count(&get(layer.digest())), 2);
+    }
+    let quarantined = binary.metric("layerhold_quarantined_total", &[]).await;
+    assert_eq!(quarantined, 1.0);
+}
+
+#[tokio::test]
+async fn what_is_no_order_to_check_is_refused() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(MIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+    let post = || Request::new(proxy.admin, "POST", "/verify");
+    let json = || post().header("Content-Type", "application/json");
+    for (request, status) in [
+        (Request::new(proxy.admin, "GET", "/verify"), 405),
+        (
+            json().header("Origin", "http://evil.example").body("{}"),
+            403,
+        ),
+        (post().body("{}"), 415),
+        (json().body(r#"{"force": true}"#), 400),
+        (json().body(r#"{"rate": "1GiB"}"#), 400),
+    ] {
+        let whole = request.whole().await;
+        assert_eq!(whole.head.status, status, "{request:?}: {}", whole.text());
+        let said: Value = serde_json::from_slice(&whole.bytes).unwrap();
+        assert!(said["message"].is_string(), "{said}");
+    }
+    // One that takes a day is alone, until it is given up.
+    let slow = json().body(r#"{"rate": 1}"#).send().await;
+    assert_eq!(slow.head.status, 200);
+    assert_eq!(json().body("{}").whole().await.head.status, 409);
+    drop(slow);
+    poll("the place of the one that was given up", async || {
+        let whole = json().body("{}").whole().await;
+        (whole.head.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_check_that_is_interrupted_says_so_and_leaves_everything() {
+    let image = Image::random(&[MIB]);
+    let (_upstream, builder) = stored(&image).await;
+    flip(&published(&builder.dir(), image.layers[0].digest()));
+    let before = files(&builder.dir());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_layerhold"));
+    command
+        .args(["verify", "--json", "--rate", "1B", "--config"])
+        .arg(builder.file())
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    let id = child.id().to_string();
+    poll("the directory to be taken", async || {
+        let holder = fs::read_to_string(builder.dir().join("LOCK")).ok()?;
+        (holder.trim() == id).then_some(())
+    })
+    .await;
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let ended = crate::harness::within("the check to end", ended)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    // Before the directory was read there is nothing to report.
+    if !ended.stdout.is_empty() {
+        let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!(report["finished"], false, "{report}");
+    }
+    assert!(files(&builder.dir()) == before);
+}
+
+#[tokio::test]
+async fn what_cannot_be_checked_is_one_line() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream);
+    let dir = builder.dir();
+    let dir = dir.to_str().unwrap();
+    for (words, expected) in [
+        (&["--cache-dir", dir, "--rate", "fast"][..], 64),
+        (&["--admin", "nowhere"], 64),
+        (&["--cache-dir", dir, "--listen", "nowhere"], 64),
+        // There is nothing, and nothing is made.
+        (&["--cache-dir", dir], 1),
+        (&["--admin", "127.0.0.1:1"], 1),
+    ] {
+        let words = [&["verify"], words].concat();
+        let (code, said, error) = Binary::command(&words).await;
+        assert_eq!(
+            (code, said.as_str()),
+            (Some(expected), ""),
+            "{words:?}: {error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert!(!builder.dir().exists());
 }
