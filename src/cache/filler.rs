@@ -290,6 +290,11 @@ impl Filler {
 }
 
 impl Verified {
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.filler.received
+    }
+
     /// Makes the blob official. What goes wrong is logged and counted, and loses the copy.
     pub async fn publish(self) {
         let Self {

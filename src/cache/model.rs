@@ -28,7 +28,7 @@ use crate::oci::{Algorithm, Digest, MediaType, Namespace, RepositoryName, Tag};
 #[derive(Debug)]
 enum Known {
     Filling {
-        filler: Filler,
+        filler: Box<Filler>,
         received: usize,
         corrupt: bool,
         /// One of unknown size makes room while it is written, behind the model's back: its bytes all come with its
@@ -138,7 +138,7 @@ impl Model {
                         self.known.insert(
                             digest,
                             Known::Filling {
-                                filler,
+                                filler: Box::new(filler),
                                 received: 0,
                                 corrupt,
                                 sized: size.is_some(),
@@ -239,7 +239,8 @@ impl Model {
     async fn remember(&mut self, digest: Digest) {
         let (repository, tag) = self.some();
         let asked = self.cache.purges().now();
-        let grant = Grant::Blob;
+        let size = self.blobs[&digest].len() as u64;
+        let grant = Grant::Blob(self.random.random_bool(0.5).then_some(size));
         self.cache.grant(&repository, &digest, grant, asked).await;
         self.grants.insert((repository.clone(), digest));
         let record = TagRecord {
@@ -293,7 +294,7 @@ impl Model {
         self.purged.blobs += purged.blobs;
         // What was asked before comes too late.
         if purge.is_about(&repository, &digest) && purge != Purge::Digest(digest) {
-            let grant = Grant::Blob;
+            let grant = Grant::Blob(None);
             let is_new = self.cache.grant(&repository, &digest, grant, asked).await;
             assert!(!is_new, "{purge:?}");
         }
@@ -554,7 +555,7 @@ async fn the_store_behaves_as_a_map_does() {
 
 #[tokio::test]
 async fn checking_is_no_use() {
-    let mut model = Model::new(0).await;
+    let model = Model::new(0).await;
     let mut put = Vec::new();
     let of_size: Vec<Bytes> = (0..8).map(|n| vec![n; 1900].into()).collect();
     for bytes in of_size {

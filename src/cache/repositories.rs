@@ -1,9 +1,10 @@
 //! What each repository was proven to hold, and what its tags last said; remembered on disk, bounded in number.
 //!
-//! Grants are lines of `kind digest [media-type]` in a file that is only appended to. A torn or foreign line is passed
-//! over, which at worst costs one more question to upstream.
+//! Grants are lines of `blob digest [size]` and `manifest digest media-type` in a file that is only appended to; of two
+//! lines for one digest the later one counts. A torn or foreign line is passed over, which at worst costs one more question
+//! to upstream. A size is one that the bytes had when they were right.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,8 @@ use crate::oci::{Digest, MediaType, Tag};
 /// A digest that a repository was proven to hold, and as what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grant {
-    /// At the blobs endpoint.
-    Blob,
+    /// At the blobs endpoint, with this size when that is known for certain.
+    Blob(Option<u64>),
     /// At the manifests endpoint, with this type.
     Manifest(MediaType),
 }
@@ -61,7 +62,7 @@ struct Metadata {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Grants {
-    blobs: HashSet<Digest>,
+    blobs: HashMap<Digest, Option<u64>>,
     manifests: HashMap<Digest, MediaType>,
 }
 
@@ -284,9 +285,10 @@ impl Repositories {
         let writing = self.index.writing().filter(|_| repair);
         let mut records = Records::default();
         let text = self.disk.read_grants(repository).unwrap_or_default();
-        let (good, broken): (Vec<_>, Vec<_>) = text
-            .split_inclusive('\n')
-            .partition(|line| whole(line).and_then(parse_line).is_some());
+        let (good, broken): (Vec<_>, Vec<_>) = text.split_inclusive('\n').partition(|line| {
+            let grant = whole(line).and_then(parse_line);
+            grant.is_some_and(|grant| self.agrees(&grant))
+        });
         records.grants = good.len() as u64;
         if !broken.is_empty() {
             let dropped = writing.is_some();
@@ -317,6 +319,15 @@ impl Repositories {
             metadata.bytes = records.bytes;
         }
         records
+    }
+
+    /// Whether a grant is not of another size than what is here.
+    fn agrees(&self, (digest, grant): &(Digest, Grant)) -> bool {
+        let here = self.index.size_of(digest);
+        match grant {
+            Grant::Blob(Some(size)) => here.is_none_or(|here| here == *size),
+            Grant::Blob(None) | Grant::Manifest(_) => true,
+        }
     }
 
     /// The metadata of a repository that has some: asking for what is not there must not squeeze out what is.
@@ -392,6 +403,8 @@ pub(super) struct Records {
 pub struct Granted {
     /// Whether it may be had at the blobs endpoint.
     pub blob: bool,
+    /// The size that it had there when it was right, if that was written down.
+    pub size: Option<u64>,
     /// The type under which it may be had at the manifests endpoint.
     pub manifest: Option<MediaType>,
 }
@@ -399,7 +412,7 @@ pub struct Granted {
 impl Granted {
     pub(super) fn has(&self, grant: &Grant) -> bool {
         match grant {
-            Grant::Blob => self.blob,
+            Grant::Blob(size) => self.blob && (size.is_none() || *size == self.size),
             Grant::Manifest(media_type) => self.manifest.as_ref() == Some(media_type),
         }
     }
@@ -416,7 +429,8 @@ impl Grants {
     }
 
     fn text(&self) -> String {
-        let blobs = self.blobs.iter().map(|digest| line(digest, &Grant::Blob));
+        let blobs = self.blobs.iter();
+        let blobs = blobs.map(|(digest, size)| line(digest, &Grant::Blob(*size)));
         let manifests = self.manifests.iter();
         let manifests = manifests
             .map(|(digest, media_type)| line(digest, &Grant::Manifest(media_type.clone())));
@@ -425,7 +439,8 @@ impl Grants {
 
     fn of(&self, digest: &Digest) -> Granted {
         Granted {
-            blob: self.blobs.contains(digest),
+            blob: self.blobs.contains_key(digest),
+            size: self.blobs.get(digest).copied().flatten(),
             manifest: self.manifests.get(digest).cloned(),
         }
     }
@@ -436,7 +451,11 @@ impl Grants {
             return false;
         }
         match grant {
-            Grant::Blob => self.blobs.insert(*digest),
+            Grant::Blob(size) => {
+                let former = self.blobs.get(digest).copied();
+                self.blobs.insert(*digest, size.or(former.flatten()));
+                former.is_none_or(|former| size.is_some() && *size != former)
+            }
             Grant::Manifest(media_type) => {
                 let former = self.manifests.insert(*digest, media_type.clone());
                 former.as_ref() != Some(media_type)
@@ -462,7 +481,11 @@ fn whole(line: &str) -> Option<&str> {
 fn parse_line(line: &str) -> Option<(Digest, Grant)> {
     let words: Vec<&str> = line.split(' ').collect();
     match *words.as_slice() {
-        ["blob", digest] => Some((Digest::parse(digest).ok()?, Grant::Blob)),
+        ["blob", digest] => Some((Digest::parse(digest).ok()?, Grant::Blob(None))),
+        ["blob", digest, size] => {
+            let size = Some(size.parse().ok()?);
+            Some((Digest::parse(digest).ok()?, Grant::Blob(size)))
+        }
         ["manifest", digest, media_type] => {
             let media_type = MediaType::parse(media_type).ok();
             let media_type = media_type.filter(MediaType::is_manifest)?;
@@ -474,7 +497,8 @@ fn parse_line(line: &str) -> Option<(Digest, Grant)> {
 
 fn line(digest: &Digest, grant: &Grant) -> String {
     match grant {
-        Grant::Blob => format!("blob {digest}\n"),
+        Grant::Blob(None) => format!("blob {digest}\n"),
+        Grant::Blob(Some(size)) => format!("blob {digest} {size}\n"),
         Grant::Manifest(media_type) => format!("manifest {digest} {media_type}\n"),
     }
 }
@@ -511,17 +535,44 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha256, b"layer");
         let media_type = MediaType::parse("application/vnd.oci.image.manifest.v1+json").unwrap();
         let mut grants = Grants::default();
-        assert!(grants.insert(&digest, &Grant::Blob));
-        assert!(!grants.insert(&digest, &Grant::Blob));
+        assert!(grants.insert(&digest, &Grant::Blob(None)));
+        assert!(!grants.insert(&digest, &Grant::Blob(None)));
         assert!(grants.insert(&digest, &Grant::Manifest(media_type.clone())));
         let text = grants.text();
         let damaged = format!(
-            "manifest {digest}\nblob sha256:12\n\u{fffd}\n{text}blob {digest} x y\nmanifest {digest} a/b\nblob sha"
+            "manifest {digest}\nblob sha256:12\n\u{fffd}\n{text}blob {digest} x y\nblob {digest} 5x\nmanifest {digest} a/b\nblob sha"
         );
         assert_eq!(Grants::parse(&damaged), grants);
         // A line that was cut off in the middle of its type is none.
         let torn = text.replace("+json\n", "");
         assert_eq!(Grants::parse(&torn).manifests, HashMap::new());
+    }
+
+    #[test]
+    fn a_size_is_kept_once_it_is_known() {
+        let digest = Digest::of(Algorithm::Sha256, b"layer");
+        let mut grants = Grants::default();
+        let mut log = String::new();
+        for (size, is_new, known) in [
+            (None, true, None),
+            (Some(5), true, Some(5)),
+            (Some(5), false, Some(5)),
+            (None, false, Some(5)),
+            (Some(6), true, Some(6)),
+        ] {
+            let grant = Grant::Blob(size);
+            assert_eq!(grants.of(&digest).has(&grant), !is_new, "{size:?}");
+            assert_eq!(grants.insert(&digest, &grant), is_new, "{size:?}");
+            assert_eq!(grants.of(&digest).size, known, "{size:?}");
+            if is_new {
+                log.push_str(&line(&digest, &grant));
+            }
+        }
+        assert_eq!(Grants::parse(&log), grants);
+        assert_eq!(Grants::parse(&grants.text()), grants);
+        // A line of before sizes were written down.
+        let old = Grants::parse(&format!("blob {digest}\n")).of(&digest);
+        assert!(old.blob && old.size.is_none());
     }
 
     #[test]

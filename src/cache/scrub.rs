@@ -103,6 +103,20 @@ impl Scrub {
         Ok(())
     }
 
+    /// Checks one file now, as fast as the disk is. Whether it was damaged, and set aside.
+    pub(super) async fn recheck(&self, digest: Digest) -> bool {
+        let mut is_aside = false;
+        let mut witness = |seen| is_aside |= matches!(seen, Seen::Damaged(_, true));
+        let mut breath = Breath {
+            pace: &mut Pace::new(0),
+            began: Instant::now(),
+            stop: &CancellationToken::new(),
+        };
+        // Nobody stops it.
+        let _ = self.check(digest, &mut breath, &mut witness).await;
+        is_aside
+    }
+
     /// Checks one file.
     async fn check(
         &self,
@@ -211,7 +225,7 @@ const WAIT_MIN: Duration = Duration::from_millis(2);
 
 enum Opened {
     Check {
-        check: Check,
+        check: Box<Check>,
         adopted: bool,
     },
     /// It is not even of the right size.
@@ -229,7 +243,7 @@ fn open(disk: &Disk, index: &Index, digest: Digest) -> Opened {
     let size = index.size_of(&digest);
     match opened {
         Ok(Some((file, found))) if size == Some(found) => {
-            let check = Check::new(digest, file, found);
+            let check = Box::new(Check::new(digest, file, found));
             Opened::Check { check, adopted }
         }
         // Coming or going.

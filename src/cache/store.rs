@@ -190,6 +190,12 @@ impl Cache {
         }
     }
 
+    /// Checks one blob of which somebody says what cannot be true of its bytes. Whether it was damaged, and set aside.
+    /// Dropped, it stops at once.
+    pub async fn recheck(&self, digest: &Digest) -> bool {
+        self.scrub.recheck(*digest).await
+    }
+
     /// Checks everything now: content, records, and what else lies in the directory. It ends unfinished when the directory
     /// is released. Dropped, it stops at once.
     pub async fn verify(

@@ -16,9 +16,11 @@ use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::stream::BlobStream;
-use crate::cache::{self, Cache, FillError, Filler, Follower, Grant, Joined, Purge, Repository};
+use crate::cache::{
+    self, Cache, FillError, Filler, Follower, Grant, Granted, Joined, Purge, Repository,
+};
 use crate::oci::{Digest, RepositoryName};
-use crate::upstream::{self, BlobHead, Source, Sources, Transfer};
+use crate::upstream::{self, BlobHead, Fault, Source, Sources, Transfer};
 
 /// Pulls of blobs.
 #[derive(Debug)]
@@ -95,9 +97,11 @@ impl Blobs {
     ) -> Result<Content, Error> {
         let here = self.cache.size_of(digest).await;
         if let Some(size) = here
-            && self.is_granted(repository, digest).await
+            && let Some(granted) = self.granted(repository, digest).await
         {
             self.cache.touch(digest);
+            // Where the file has another size it is damaged, and the next GET finds that.
+            let size = granted.size.unwrap_or(size);
             return Ok(content(*digest, Some(size), Outcome::Hit, Body::None));
         }
         let held = here.map_or(Held::Nothing, |size| Held::Bytes(Some(size)));
@@ -107,7 +111,7 @@ impl Blobs {
         } else {
             Outcome::Forwarded
         };
-        Ok(content(*digest, here.or(head.size), outcome, Body::None))
+        Ok(content(*digest, head.size.or(here), outcome, Body::None))
     }
 
     async fn get(
@@ -118,10 +122,18 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Content, Error> {
         let detour = || self.detour(registry, name, digest);
-        let mut proven = self.is_granted(repository, digest).await;
+        let granted = self.granted(repository, digest).await;
+        let mut proven = granted.is_some();
+        let mut size_then = granted.and_then(|granted| granted.size);
         let mut followed = 0;
         for _ in 0..ATTEMPTS_MAX {
             let (follower, outcome) = match self.cache.join(digest, repository).await {
+                // It was cut short or extended behind our back. What is fetched instead is of a size that was hashed.
+                Joined::Present(blob) if size_then.is_some_and(|then| then != blob.size()) => {
+                    blob.quarantine().await;
+                    size_then = None;
+                    continue;
+                }
                 Joined::Present(blob) if proven => {
                     let size = Some(blob.size());
                     let stream = BlobStream::new(cache::Content::Blob(blob), detour());
@@ -248,16 +260,14 @@ impl Blobs {
         )
     }
 
-    async fn is_granted(&self, repository: &Repository, digest: &Digest) -> bool {
+    async fn granted(&self, repository: &Repository, digest: &Digest) -> Option<Granted> {
         // A record that cannot be read costs a question.
-        self.cache
-            .granted(repository, digest)
-            .await
-            .is_ok_and(|granted| granted.blob)
+        let granted = self.cache.granted(repository, digest).await.ok()?;
+        granted.blob.then_some(granted)
     }
 
     /// Has upstream say that this repository holds the digest, and remembers it. What is here has a size, which must be
-    /// the one that upstream says.
+    /// the one that upstream says, unless it is found to be damaged.
     async fn prove(
         &self,
         registry: &Arc<Registry>,
@@ -277,10 +287,19 @@ impl Blobs {
             let (cache, repository) = (self.cache.clone(), repository.clone());
             let metrics = self.metrics.clone();
             async move {
-                let head = upstream.head_blob(&name, &digest, here).await;
+                let mut head = upstream.head_blob(&name, &digest, here).await;
+                let contradicts = here.is_some()
+                    && head.as_ref().err().and_then(upstream::Error::fault) == Some(Fault::Digest);
+                let damaged = contradicts && cache.recheck(&digest).await;
+                if damaged {
+                    head = upstream.head_blob(&name, &digest, None).await;
+                }
                 let head = head.map_err(Arc::new)?;
-                let granted = cache.grant(&repository, &digest, Grant::Blob, asked);
-                if granted.await && held != Held::Nothing {
+                // What is here was hashed once, and upstream says the same. What is only said, or coming, need not be so.
+                let present = cache.size_of(&digest).await;
+                let grant = Grant::Blob(present.filter(|_| head.size == present));
+                let granted = cache.grant(&repository, &digest, grant, asked);
+                if granted.await && held != Held::Nothing && !damaged {
                     let bytes = here.or(head.size).unwrap_or(0);
                     metrics.deduplicated(&repository, bytes);
                 }
@@ -440,7 +459,8 @@ async fn fill(
     match filler.verify().await {
         Ok(verified) => {
             // Before anybody can find it present, so that nobody of this repository has to prove what just came.
-            cache.grant(repository, &digest, Grant::Blob, asked).await;
+            let grant = Grant::Blob(Some(verified.size()));
+            cache.grant(repository, &digest, grant, asked).await;
             verified.publish().await;
             Ok(())
         }

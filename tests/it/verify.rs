@@ -352,3 +352,86 @@ async fn what_cannot_be_checked_is_one_line() {
     }
     assert!(!builder.dir().exists());
 }
+
+/// Cuts the last byte off, or adds one.
+fn resize(file: &Path, longer: bool) {
+    let mut bytes = fs::read(file).unwrap();
+    if longer {
+        bytes.push(0);
+    } else {
+        bytes.pop();
+    }
+    fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn pitfall_21_a_blob_of_another_size_than_was_published_is_not_served() {
+    let image = Image::random(&[3 * MIB, MIB]);
+    let (upstream, builder) = stored(&image).await;
+    let (short, long) = (&image.layers[0], &image.layers[1]);
+    resize(&published(&builder.dir(), short.digest()), false);
+    resize(&published(&builder.dir(), long.digest()), true);
+    let proxy = builder.set("cache.scrub_rate", "0B").start().await;
+    for layer in [short, long] {
+        let target = format!("/v2/{APP}/blobs/{}", layer.digest());
+        let head = proxy.head(target).send().await.head;
+        assert_eq!(head.content_length(), Some(layer.len()));
+        proxy.pull_blob(APP, layer).await;
+        proxy.wait_for_hit(APP, layer).await;
+        assert_eq!(upstream.count(&get(layer.digest())), 2);
+    }
+    let quarantined = proxy.metric("layerhold_quarantined_total", &[]).await;
+    assert_eq!(quarantined, 2.0);
+}
+
+#[tokio::test]
+async fn a_blob_that_was_cut_short_is_not_in_the_way_of_a_proof() {
+    let image = Image::random(&[MIB]);
+    let (upstream, builder) = stored(&image).await;
+    let (layer, other) = (&image.layers[0], "other/app");
+    upstream.serve_blob(other, layer);
+    resize(&published(&builder.dir(), layer.digest()), false);
+    let proxy = builder.set("cache.scrub_rate", "0B").start().await;
+    proxy.pull_blob(other, layer).await;
+    proxy.wait_for_hit(other, layer).await;
+    proxy.wait_for_hit(APP, layer).await;
+    assert_eq!(upstream.count(&get(layer.digest())), 2);
+}
+
+#[tokio::test]
+async fn a_record_without_a_size_is_as_good_as_ever_and_a_wrong_size_costs_one_pull() {
+    let image = Image::random(&[MIB, KIB]);
+    let (upstream, builder) = stored(&image).await;
+    let (old, wrong) = (&image.layers[0], &image.layers[1]);
+    let file = builder
+        .dir()
+        .join("upstreams")
+        .join(ONE)
+        .join(APP)
+        .join("_granted");
+    let grants = fs::read_to_string(&file).unwrap();
+    let written = |layer: &Blob, size: &str| format!("blob {}{size}\n", layer.digest());
+    let sized = written(old, &format!(" {MIB}"));
+    assert!(grants.contains(&sized), "{grants}");
+    let grants = grants.replace(&sized, &written(old, ""));
+    let grants = grants.replace(&written(wrong, " 1024"), &written(wrong, " 1025"));
+    fs::write(&file, grants).unwrap();
+    let (code, report) = verify(&builder, &[]).await;
+    let expected = BTreeMap::from([("record", 1)]);
+    assert_eq!((code, kinds(&report)), (Some(1), expected), "{report}");
+
+    let asked = upstream.log().len();
+    let proxy = builder.set("cache.scrub_rate", "0B").start().await;
+    proxy.pull_blob(APP, old).await;
+    assert_eq!(upstream.log().len(), asked);
+    proxy.pull_blob(APP, wrong).await;
+    proxy.wait_for_hit(APP, wrong).await;
+    assert_eq!(upstream.log().len(), asked + 1);
+    // And is right from then on.
+    let proxy = proxy.restart().await;
+    for layer in [old, wrong] {
+        let hit = proxy.pull_blob(APP, layer).await;
+        assert_eq!(hit.cache_status(), "layerhold; hit");
+    }
+    assert_eq!(upstream.log().len(), asked + 1);
+}
