@@ -37,5 +37,6 @@ mod crash;
 mod cli;
 mod deploy;
 mod tidy;
+mod pitfalls;
 mod selfcheck;
 mod harness;

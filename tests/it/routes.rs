@@ -409,7 +409,7 @@ async fn pitfall_39_unusual_names_are_names() {
 }
 
 #[tokio::test]
-async fn a_tag_list_has_the_clients_name_and_leads_back_to_us() {
+async fn pitfall_45_a_tag_list_has_the_clients_name_and_leads_back_to_us() {
     let (one, two, proxy, [image, _]) = two().await;
     for n in 0..5 {
         two.tag(APP, &format!("t{n}"), &image.manifest);
@@ -489,7 +489,7 @@ async fn a_link_that_cannot_go_on_does_not_lead_to_the_first_page_again() {
 }
 
 #[tokio::test]
-async fn a_page_of_more_than_can_be_counted_is_a_large_one() {
+async fn pitfall_45_a_page_of_more_than_can_be_counted_is_a_large_one() {
     let (upstream, proxy) = pair().await;
     upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
     let target = format!("/v2/{APP}/tags/list?n=99999999999999999999999");

@@ -197,7 +197,7 @@ fn metrics_in(text: &str, quote: char) -> Vec<String> {
 }
 
 /// The `.rs` files below a folder.
-fn sources(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
