@@ -11,6 +11,7 @@
 mod model;
 mod store;
 mod verify;
+mod recheck;
 mod scrub;
 mod repositories;
 mod reader;

@@ -103,16 +103,21 @@ impl Scrub {
         Ok(())
     }
 
-    /// Checks one file now, as fast as the disk is. Whether it was damaged, and set aside.
-    pub(super) async fn recheck(&self, digest: Digest) -> bool {
+    /// Checks one file now, at most `rate` bytes in a second. Whether it was damaged, and set aside.
+    pub(super) async fn recheck(
+        &self,
+        digest: Digest,
+        rate: u64,
+        stop: &CancellationToken,
+    ) -> bool {
         let mut is_aside = false;
         let mut witness = |seen| is_aside |= matches!(seen, Seen::Damaged(_, true));
         let mut breath = Breath {
-            pace: &mut Pace::new(0),
+            pace: &mut Pace::new(rate),
             began: Instant::now(),
-            stop: &CancellationToken::new(),
+            stop,
         };
-        // Nobody stops it.
+        // Stopped, nothing was found.
         let _ = self.check(digest, &mut breath, &mut witness).await;
         is_aside
     }

@@ -22,6 +22,7 @@ use super::layout::Repository;
 use super::metrics::Metrics;
 use super::purges::{Moment, Purge, PurgeError, Purged, Purges};
 use super::reader::{Blob, Buffers, Content};
+use super::recheck::Rechecks;
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
 use super::scrub::{Scrub, Seen};
 use super::verify::{Verifier, Verify, VerifyProgress, VerifyReport};
@@ -38,6 +39,7 @@ pub struct Cache {
     places: Arc<Semaphore>,
     buffers: Buffers,
     scrub: Scrub,
+    rechecks: Rechecks,
     scrub_rate: u64,
     /// Cancelled when the directory is about to be a successor's.
     stopping: CancellationToken,
@@ -132,6 +134,7 @@ impl Cache {
         );
         let scrub = Scrub::new(&disk, &index, &metrics);
         Ok(Self {
+            rechecks: Rechecks::new(&scrub),
             scrub,
             scrub_rate: config.scrub_rate,
             stopping: CancellationToken::new(),
@@ -190,10 +193,10 @@ impl Cache {
         }
     }
 
-    /// Checks one blob of which somebody says what cannot be true of its bytes. Whether it was damaged, and set aside.
-    /// Dropped, it stops at once.
+    /// Checks one blob of which somebody says what cannot be true of its bytes, unless that was done lately or another one
+    /// is being checked. Whether it was damaged, and set aside. Dropped, it stops at once.
     pub async fn recheck(&self, digest: &Digest) -> bool {
-        self.scrub.recheck(*digest).await
+        self.rechecks.check(*digest, &self.stopping).await
     }
 
     /// Checks everything now: content, records, and what else lies in the directory. It ends unfinished when the directory

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::harness::proxy::{ONE, published};
 use crate::harness::{
-    APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, ProxyBuilder, Request, TestProxy, get, lose,
-    pair, poll,
+    APP, Binary, Blob, FakeRegistry, Fault, Image, KIB, MIB, ProxyBuilder, Request, TestProxy, get,
+    head, lose, pair, poll,
 };
 
 /// Damages a published file as a disk does: its size stays.
@@ -396,6 +396,28 @@ async fn a_blob_that_was_cut_short_is_not_in_the_way_of_a_proof() {
     proxy.wait_for_hit(other, layer).await;
     proxy.wait_for_hit(APP, layer).await;
     assert_eq!(upstream.count(&get(layer.digest())), 2);
+}
+
+#[tokio::test]
+async fn an_upstream_that_contradicts_again_and_again_does_not_have_a_blob_read_each_time() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).set("cache.scrub_rate", "0B");
+    let proxy = builder.start().await;
+    let blob = Blob::random(MIB + 1);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+    for liar in ["liar/one", "liar/two"] {
+        upstream.serve_blob(liar, &blob);
+        upstream.always(head(liar), Fault::ShortLength);
+        for _ in 0..3 {
+            let whole = proxy.blob(liar, blob.digest()).whole().await;
+            assert_eq!(whole.head.status, 502, "{:?}", whole.head);
+        }
+    }
+    let read = proxy.metric("layerhold_scrubbed_bytes_total", &[]).await;
+    assert_eq!(read, blob.len() as f64);
+    let hit = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
 }
 
 #[tokio::test]
