@@ -22,7 +22,7 @@ pub use host::{InvalidHost, requested_host};
 pub use metered::{End, Metered, Sent};
 pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
 pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};
-pub use range::{ByteRange, ContentRange, Resolved, fuzz_range, unsatisfied};
+pub use range::{ContentRange, RangeSet, Resolved, fuzz_range, unsatisfied};
 pub use retry_after::{fuzz_retry_after, http_date, retry_after};
 pub use secret::Secret;
 pub use total::total;

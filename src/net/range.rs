@@ -5,21 +5,27 @@ use std::ops::Range;
 
 /// One range of a `Range` field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteRange {
-    /// `bytes=a-`
+enum ByteRange {
+    /// `a-`
     From(u64),
-    /// `bytes=a-b`, both inclusive.
+    /// `a-b`, both inclusive.
     Between(u64, u64),
-    /// `bytes=-n`
+    /// `-n`
     Last(u64),
 }
 
-/// A range against a size.
+/// What a `Range` field asks for, in its order; at least one range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeSet(Vec<ByteRange>);
+
+/// What is asked for, against a size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolved {
     /// This part.
     Part(Range<u64>),
-    /// There is nothing to have a part of; the whole, which is empty, is the answer.
+    /// These parts, two or more, in the order asked; together no more than the whole.
+    Parts(Vec<Range<u64>>),
+    /// There is nothing to have a part of, or the parts are absurd: the whole is the answer.
     Whole,
     /// No byte of it exists (416).
     Unsatisfiable,
@@ -34,15 +40,50 @@ pub struct ContentRange {
     pub size: Option<u64>,
 }
 
-impl ByteRange {
-    /// Parses a `Range` field of a single range. Anything else (several ranges, another unit, nonsense) is `None`, which
-    /// a server ignores (RFC 9110 §14.2).
+impl RangeSet {
+    /// Parses a `Range` field. Another unit is `None`, and so is nonsense in any of its ranges: a server ignores the field
+    /// (RFC 9110 §14.2).
     pub fn parse(text: &str) -> Option<Self> {
-        let (unit, range) = text.trim().split_once('=')?;
+        let (unit, ranges) = text.trim().split_once('=')?;
         if !unit.trim().eq_ignore_ascii_case("bytes") {
             return None;
         }
-        let (first, last) = range.trim().split_once('-')?;
+        // An element of a list may be empty (RFC 9110 §5.6.1.2).
+        let ranges = ranges.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let ranges = ranges.map(ByteRange::parse).collect::<Option<Vec<_>>>()?;
+        (!ranges.is_empty()).then_some(Self(ranges))
+    }
+
+    /// How many ranges there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What this is of something of `size` bytes. Ranges that do not exist there are passed over (RFC 9110 §14.1.1).
+    ///
+    /// Parts are never put together, though they may be (RFC 9110 §15.3.7.2): podman counts them, and takes as many as it
+    /// asked for or none. What §14.2 lets a server ignore is ignored: three or more ranges that overlap. So is what comes to
+    /// more than the whole. Any order is good.
+    pub fn resolve(&self, size: u64) -> Resolved {
+        if size == 0 {
+            return Resolved::Whole;
+        }
+        let parts = self.0.iter().filter_map(|range| range.within(size));
+        let mut parts: Vec<Range<u64>> = parts.collect();
+        if is_absurd(&parts, size) {
+            return Resolved::Whole;
+        }
+        match parts.len() {
+            0 => Resolved::Unsatisfiable,
+            1 => parts.pop().map_or(Resolved::Unsatisfiable, Resolved::Part),
+            _ => Resolved::Parts(parts),
+        }
+    }
+}
+
+impl ByteRange {
+    fn parse(range: &str) -> Option<Self> {
+        let (first, last) = range.split_once('-')?;
         match (first, last) {
             ("", last) => number(last).map(Self::Last),
             (first, "") => number(first).map(Self::From),
@@ -53,21 +94,14 @@ impl ByteRange {
         }
     }
 
-    /// What this is of something of `size` bytes.
-    pub fn resolve(self, size: u64) -> Resolved {
-        if size == 0 {
-            return Resolved::Whole;
-        }
+    /// What this is of something of `size` bytes, unless that has none of it.
+    fn within(self, size: u64) -> Option<Range<u64>> {
         let range = match self {
             Self::From(first) => first..size,
             Self::Between(first, last) => first..last.saturating_add(1).min(size),
             Self::Last(length) => size.saturating_sub(length)..size,
         };
-        if range.is_empty() {
-            Resolved::Unsatisfiable
-        } else {
-            Resolved::Part(range)
-        }
+        (!range.is_empty()).then_some(range)
     }
 }
 
@@ -110,6 +144,20 @@ pub fn unsatisfied(size: u64) -> String {
     format!("bytes */{size}")
 }
 
+/// Whether somebody asks for more than there is, or for the same again and again.
+fn is_absurd(parts: &[Range<u64>], size: u64) -> bool {
+    let mut lengths = parts.iter().map(|part| part.end - part.start);
+    let left = lengths.try_fold(size, u64::checked_sub);
+    let mut sorted: Vec<_> = parts.iter().collect();
+    sorted.sort_by_key(|part| part.start);
+    let (mut end, mut overlaps) = (0, 0);
+    for part in sorted {
+        overlaps += usize::from(part.start < end);
+        end = end.max(part.end);
+    }
+    left.is_none() || overlaps > 1
+}
+
 /// Digits and nothing else; what does not fit is larger than any blob.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -121,13 +169,24 @@ pub fn fuzz_range(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else {
         return;
     };
-    if let Some(range) = ByteRange::parse(text) {
+    if let Some(ranges) = RangeSet::parse(text) {
         for size in [0, 1, 1000, u64::MAX] {
-            if let Resolved::Part(part) = range.resolve(size) {
-                assert!(
-                    part.start < part.end && part.end <= size,
-                    "a part lies within the whole"
-                );
+            let parts = match ranges.resolve(size) {
+                Resolved::Part(part) => vec![part],
+                Resolved::Parts(parts) => {
+                    assert!(parts.len() > 1, "a single part is no list");
+                    parts
+                }
+                Resolved::Whole | Resolved::Unsatisfiable => Vec::new(),
+            };
+            assert!(parts.len() <= ranges.count(), "no part is invented");
+            let mut left = size;
+            for part in parts {
+                let lies_within = part.start < part.end && part.end <= size;
+                assert!(lies_within, "a part lies within the whole");
+                let length = part.end - part.start;
+                assert!(length <= left, "the parts are no more than the whole");
+                left -= length;
             }
         }
     }
@@ -153,6 +212,7 @@ mod tests {
     fn ranges_are_those_of_the_rfc() {
         use Resolved::{Part, Unsatisfiable, Whole};
         let cases = [
+            ("bytes=,2-4 ,", 10, Part(2..5)),
             ("bytes=0-", 10, Part(0..10)),
             ("bytes=9-", 10, Part(9..10)),
             ("bytes=10-", 10, Unsatisfiable),
@@ -170,7 +230,7 @@ mod tests {
         ];
         for (text, size, expected) in cases {
             assert_eq!(
-                ByteRange::parse(text).unwrap().resolve(size),
+                RangeSet::parse(text).unwrap().resolve(size),
                 expected,
                 "{text} of {size}"
             );
@@ -182,13 +242,47 @@ mod tests {
             "bytes=-",
             "bytes=a-",
             "bytes=4-2",
-            "bytes=0-1,3-4",
+            "bytes=,",
+            "bytes=0-1,x",
+            "bytes=0-1,4-2",
+            "bytes=0-1;3-4",
             "items=0-1",
             "bytes=+1-2",
             "bytes=1 - 2",
         ] {
-            assert_eq!(ByteRange::parse(ignored), None, "{ignored}");
+            assert_eq!(RangeSet::parse(ignored), None, "{ignored}");
         }
+    }
+
+    #[test]
+    fn several_ranges_are_parts_in_the_order_asked() {
+        use Resolved::{Part, Parts, Unsatisfiable, Whole};
+        let cases = [
+            ("bytes=0-1,3-4", Parts(vec![0..2, 3..5])),
+            ("bytes=3-4, 0-1", Parts(vec![3..5, 0..2])),
+            ("bytes=0-1\t,\t2-3", Parts(vec![0..2, 2..4])),
+            ("bytes=0-4,5-9", Parts(vec![0..5, 5..10])),
+            ("bytes=0-1,-2", Parts(vec![0..2, 8..10])),
+            ("bytes=0-1,8-", Parts(vec![0..2, 8..10])),
+            ("bytes=0-1,8-700", Parts(vec![0..2, 8..10])),
+            // Two that overlap are what was asked for; more, or more than there is, are absurd.
+            ("bytes=0-4,3-5", Parts(vec![0..5, 3..6])),
+            ("bytes=0-1,0-1", Parts(vec![0..2, 0..2])),
+            ("bytes=0-1,0-1,0-1", Whole),
+            ("bytes=5-7,0-1,6-6,1-2", Whole),
+            ("bytes=0-,0-", Whole),
+            ("bytes=0-,-1", Whole),
+            // What does not exist is passed over.
+            ("bytes=0-1,10-", Part(0..2)),
+            ("bytes=70-90,-0,8-", Part(8..10)),
+            ("bytes=10-,-0", Unsatisfiable),
+        ];
+        for (text, expected) in cases {
+            let ranges = RangeSet::parse(text).unwrap();
+            assert_eq!(ranges.resolve(10), expected, "{text}");
+            assert_eq!(ranges.resolve(0), Whole, "{text}");
+        }
+        assert_eq!(RangeSet::parse("bytes=0-1,,3-4").unwrap().count(), 2);
     }
 
     #[test]

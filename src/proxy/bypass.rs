@@ -2,6 +2,7 @@
 //! number, and still hashed: the last bytes are withheld until the digest is found right.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -21,7 +22,7 @@ pub(super) struct Detour {
     repository: Repository,
     source: Source,
     places: Arc<Semaphore>,
-    /// The place that is held already.
+    /// The place that is held already, to the end of all that is read.
     place: Option<OwnedSemaphorePermit>,
     refusals: Refusals,
     asked: Moment,
@@ -34,15 +35,17 @@ pub(super) struct Bypass {
     digest: Digest,
     /// The running digest; `None` for a part that ends before the last byte, which nothing can verify.
     digester: Option<Box<Digester>>,
-    /// Bytes that the reader has already, or does not want.
-    skip: u64,
+    /// The offset of the next byte that is given out.
+    position: u64,
+    /// Where the transfer ends, exclusive; `None` is the end of the blob.
+    until: Option<u64>,
+    size: Option<u64>,
     /// What may go out, and behind it what is withheld until the next bytes or the verified end.
     ready: VecDeque<Bytes>,
     held: Option<Bytes>,
     ended: bool,
     /// Whether wrong bytes were a mirror's fault, which is not asked again soon.
     blamed: bool,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Detour {
@@ -102,8 +105,9 @@ impl Detour {
         until: Option<u64>,
         size: Option<u64>,
     ) -> Result<Bypass, StreamError> {
-        self.hold();
-        let place = self.place.take().ok_or(StreamError::Busy)?;
+        if !self.hold() {
+            return Err(StreamError::Busy);
+        }
         debug!(digest = %self.digest, position, "bypass");
         // Without the last byte there is nothing to verify, and no need to fetch what nobody wants.
         let part = until.filter(|until| size.is_some_and(|size| *until < size));
@@ -119,22 +123,49 @@ impl Detour {
             transfer,
             digest: self.digest,
             digester: part.is_none().then_some(handover.digester),
-            skip: position - from.min(position),
+            position: from.min(position),
+            until,
+            size,
             ready: VecDeque::new(),
             held: None,
             ended: false,
             blamed: false,
-            _place: place,
         })
     }
 }
 
 impl Bypass {
-    /// The next bytes; `None` is the end, verified where the last byte was wanted. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+    /// Whether this part comes by, where it is now or later.
+    pub(super) fn covers(&self, part: &Range<u64>) -> bool {
+        self.position <= part.start && self.until.is_some_and(|until| part.end <= until)
+    }
+
+    /// The size of the blob, when it is known.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The next bytes from `offset` on, at most `max` of them; `None` is the end, verified where the last byte was wanted.
+    /// What was passed by does not come again. Cancel-safe.
+    pub(super) async fn read_at(
+        &mut self,
+        offset: u64,
+        max: u64,
+    ) -> Result<Option<Bytes>, StreamError> {
         loop {
-            if let Some(bytes) = self.ready.pop_front() {
-                return Ok(Some(bytes));
+            while let Some(mut bytes) = self.ready.pop_front() {
+                let unwanted = usize::try_from(offset.saturating_sub(self.position));
+                let unwanted = unwanted.unwrap_or(usize::MAX).min(bytes.len());
+                bytes.advance(unwanted);
+                let wanted = usize::try_from(max).unwrap_or(usize::MAX).min(bytes.len());
+                let rest = bytes.split_off(wanted);
+                if !rest.is_empty() {
+                    self.ready.push_front(rest);
+                }
+                self.position += (unwanted + wanted) as u64;
+                if !bytes.is_empty() {
+                    return Ok(Some(bytes));
+                }
             }
             if self.ended {
                 return Ok(None);
@@ -156,11 +187,6 @@ impl Bypass {
         if let Some(digester) = &mut self.digester {
             digester.update(&bytes);
         }
-        let skipped = bytes
-            .len()
-            .min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-        bytes.advance(skipped);
-        self.skip -= skipped as u64;
         if bytes.is_empty() {
             return;
         }

@@ -69,6 +69,9 @@ pub enum RequestFault {
     /// `ns` is there twice, so nobody can say which registry is meant.
     #[error("ns is given more than once")]
     NamespaceTwice,
+    /// So many parts of one content are never sent; fewer are.
+    #[error("too many ranges are asked for")]
+    Ranges,
 }
 
 /// What a pull asks for, as far as errors differ by it.
@@ -231,7 +234,7 @@ impl RequestFault {
                 }
             },
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Host(_) | Self::NamespaceTwice => StatusCode::BAD_REQUEST,
+            Self::Host(_) | Self::NamespaceTwice | Self::Ranges => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -243,7 +246,7 @@ impl RequestFault {
                 InvalidEndpoint::Digest(_) => ErrorCode::DigestInvalid,
             },
             Self::NamespaceTwice => ErrorCode::NameInvalid,
-            Self::Host(_) | Self::Method => ErrorCode::Unsupported,
+            Self::Host(_) | Self::Method | Self::Ranges => ErrorCode::Unsupported,
         }
     }
 }

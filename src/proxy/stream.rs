@@ -1,5 +1,9 @@
 //! A blob's bytes on their way to one client: from the cache as long as it can, and around it when it cannot.
 
+use std::collections::VecDeque;
+use std::iter;
+use std::ops::Range;
+
 use bytes::Bytes;
 use tracing::warn;
 
@@ -8,20 +12,24 @@ use super::error::StreamError;
 use crate::cache::{self, FillError, Handover, READ_BYTES, ReadError};
 use crate::oci::Digester;
 
-/// A blob's bytes, from any offset on. Nobody else's reading is slowed by a slow client of this.
+/// A blob's bytes, or some parts of them. Nobody else's reading is slowed by a slow client of this.
 #[derive(Debug)]
 pub struct BlobStream {
     from: From,
     detour: Detour,
     position: u64,
-    /// Where the client wants to stop, exclusive; `None` is the end of the blob.
+    /// Where the part that is read ends, exclusive; `None` is the end of the blob.
     until: Option<u64>,
+    /// The parts that are wanted after this one, in their order.
+    later: VecDeque<Range<u64>>,
 }
 
 #[derive(Debug)]
 enum From {
     Cache(cache::Content),
     Bypass(Box<Bypass>),
+    /// Around the cache, which has so many bytes; what is wanted next is still to be asked for.
+    Around(Option<u64>),
 }
 
 impl BlobStream {
@@ -31,15 +39,37 @@ impl BlobStream {
             detour,
             position: 0,
             until: None,
+            later: VecDeque::new(),
         }
     }
 
     /// Only this part of it, the end exclusive. To be asked for before anything is read.
     #[must_use]
-    pub fn part(mut self, from: u64, until: u64) -> Self {
-        self.position = from;
-        self.until = Some(until);
+    pub fn part(self, from: u64, until: u64) -> Self {
+        self.parts(iter::once(from..until))
+    }
+
+    /// Only these parts of it, in this order: [`BlobStream::next`] ends with the first, and begins the next of them after
+    /// [`BlobStream::turn`]. To be asked for before anything is read.
+    #[must_use]
+    pub fn parts(mut self, parts: impl IntoIterator<Item = Range<u64>>) -> Self {
+        self.later = parts.into_iter().collect();
+        self.turn();
         self
+    }
+
+    /// Goes on to the next part; `false` if this was the last one.
+    pub fn turn(&mut self) -> bool {
+        let Some(part) = self.later.pop_front() else {
+            return false;
+        };
+        if let From::Bypass(bypass) = &self.from
+            && !bypass.covers(&part)
+        {
+            self.from = From::Around(bypass.size());
+        }
+        (self.position, self.until) = (part.start, Some(part.end));
+        true
     }
 
     /// Waits until the digest of the whole is found right, and gives the size; for whoever must not begin before.
@@ -56,11 +86,11 @@ impl BlobStream {
             },
             From::Cache(cache::Content::Blob(blob)) => Ok(blob.size()),
             From::Cache(cache::Content::Unreadable(size)) => Ok(*size),
-            From::Bypass(_) => Err(StreamError::Busy),
+            From::Bypass(_) | From::Around(_) => Err(StreamError::Busy),
         }
     }
 
-    /// The next bytes; `None` is the end, and when it is the end of the blob, a verified one. Cancel-safe.
+    /// The next bytes of the part; `None` is its end, and when it is the end of the blob, a verified one. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -72,45 +102,40 @@ impl BlobStream {
         if left == 0 {
             return Ok(None);
         }
-        loop {
-            let read = match &mut self.from {
+        let bytes = loop {
+            match &mut self.from {
                 From::Cache(content) => {
-                    content
-                        .read_at(self.position, left.min(READ_BYTES as u64))
-                        .await
+                    let max = left.min(READ_BYTES as u64);
+                    match content.read_at(self.position, max).await {
+                        Ok(bytes) => break bytes,
+                        Err(error) => self.go_around(error).await?,
+                    }
                 }
                 From::Bypass(bypass) => {
-                    let bytes = bypass.next().await;
+                    let bytes = bypass.read_at(self.position, left).await;
                     if matches!(bytes, Err(StreamError::Mismatch { .. })) {
                         let blamed = bypass.is_mirrors_fault();
                         self.detour.found_wrong(blamed);
                     }
-                    let bytes = bytes?;
-                    self.position += bytes.as_ref().map_or(0, |it| it.len() as u64);
-                    return Ok(bytes);
+                    break bytes?;
                 }
-            };
-            match read {
-                Ok(bytes) => {
-                    self.position += bytes.as_ref().map_or(0, |it| it.len() as u64);
-                    return Ok(bytes);
+                From::Around(size) => {
+                    let size = *size;
+                    self.bypass(self.anew(), size).await?;
                 }
-                Err(error) => self.go_around(error).await?,
             }
-        }
+        };
+        self.position += bytes.as_ref().map_or(0, |it| it.len() as u64);
+        Ok(bytes)
     }
 
     /// The cache may fail, pulls may not: goes on from upstream, where that can help.
     async fn go_around(&mut self, error: ReadError) -> Result<(), StreamError> {
-        let anew = |detour: &Detour| Handover {
-            staged: 0,
-            digester: Box::new(Digester::new(detour.digest().algorithm())),
-        };
         let handover = match error {
             ReadError::Fill(FillError::NotKept(handover)) => handover,
             ReadError::Truncated | ReadError::Unreadable | ReadError::Io(_) => {
                 warn!(digest = %self.detour.digest(), error = %error, "going around the cache");
-                anew(&self.detour)
+                self.anew()
             }
             ReadError::Fill(
                 FillError::Source(_) | FillError::Mismatch { .. } | FillError::Abandoned,
@@ -118,13 +143,40 @@ impl BlobStream {
         };
         let size = match &self.from {
             From::Cache(content) => content.size(),
-            From::Bypass(_) => None,
+            From::Bypass(_) | From::Around(_) => None,
         };
-        let bypass = self
-            .detour
-            .take(handover, self.position, self.until, size)
-            .await?;
-        self.from = From::Bypass(Box::new(bypass));
+        self.bypass(handover, size).await
+    }
+
+    async fn bypass(&mut self, handover: Handover, size: Option<u64>) -> Result<(), StreamError> {
+        let until = self.run(BYPASS_GAP_MAX);
+        let bypass = self.detour.take(handover, self.position, until, size);
+        self.from = From::Bypass(Box::new(bypass.await?));
         Ok(())
     }
+
+    /// Nothing is staged that could be used.
+    fn anew(&self) -> Handover {
+        Handover {
+            staged: 0,
+            digester: Box::new(Digester::new(self.detour.digest().algorithm())),
+        }
+    }
+
+    /// Where the parts end that one transfer may bring: each begins at or behind the end of the one before, and not farther
+    /// than this.
+    fn run(&self, gap_max: u64) -> Option<u64> {
+        let mut end = self.until?;
+        for part in &self.later {
+            let gap = part.start.checked_sub(end);
+            if gap.is_none_or(|gap| gap > gap_max) {
+                break;
+            }
+            end = part.end;
+        }
+        Some(end)
+    }
 }
+
+/// Bytes between two parts that are rather fetched than asked around.
+const BYPASS_GAP_MAX: u64 = 1 << 20;

@@ -49,6 +49,14 @@ impl ResponseBody {
                 Err(error) => Some((Err(BodyError::from(error)), None)),
             }
         });
+        Self::frames(frames, length)
+    }
+
+    /// Frames of a known or an unknown length in all.
+    pub(super) fn frames(
+        frames: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+        length: Option<u64>,
+    ) -> Self {
         Self::Stream(Box::pin(frames), length)
     }
 }

@@ -112,6 +112,9 @@ async fn answer(
         // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
         (None, _) => Err(Error::Request(RequestFault::Method)),
         (Some(_), Err(error)) => Err(error.clone()),
+        (Some(Method::Get), Ok(_)) if respond::asks_too_many_ranges(request.headers()) => {
+            Err(Error::Request(RequestFault::Ranges))
+        }
         (Some(method), Ok(route)) => {
             let pull = Pull {
                 method,

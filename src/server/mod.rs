@@ -12,6 +12,7 @@ mod verify;
 mod asked;
 mod handle;
 mod respond;
+mod multipart;
 mod body;
 mod peers;
 mod connection;

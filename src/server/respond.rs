@@ -9,7 +9,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 
 use super::body::ResponseBody;
-use crate::net::{ByteRange, ContentRange, Resolved, if_range_allows, none_match, unsatisfied};
+use super::multipart::{Multipart, RANGES_MAX, part_of};
+use crate::net::{ContentRange, RangeSet, Resolved, if_range_allows, none_match, unsatisfied};
 use crate::oci::{
     DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, ErrorCode, MediaType,
     OCI_FILTERS_APPLIED, error_body,
@@ -42,6 +43,7 @@ enum Part {
     Nothing(StatusCode),
     Whole,
     Range(Range<u64>),
+    Several(Multipart),
 }
 
 /// The response to a pull.
@@ -154,7 +156,8 @@ async fn content(
         size = Some(stream.verified().await?);
     }
     let etag = format!("\"{digest}\"");
-    let part = part(wanted, &etag, size);
+    let media_type = media_type.as_ref().map_or(OCTET_STREAM, MediaType::as_str);
+    let part = part(wanted, &etag, size, media_type);
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
     registry_headers(headers);
@@ -162,7 +165,6 @@ async fn content(
     set(headers, ETAG, &etag);
     set(headers, CACHE_STATUS, outcome.cache_status());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let media_type = media_type.as_ref().map_or(OCTET_STREAM, MediaType::as_str);
     let (status, length) = match &part {
         Part::Nothing(StatusCode::RANGE_NOT_SATISFIABLE) => {
             set(
@@ -186,54 +188,60 @@ async fn content(
             set(headers, CONTENT_RANGE, &content_range.to_string());
             (StatusCode::PARTIAL_CONTENT, Some(range.end - range.start))
         }
+        // Here it is the parts that say where they are (RFC 9110 §15.3.7.2).
+        Part::Several(multipart) => {
+            set(headers, CONTENT_TYPE, &multipart.content_type());
+            (StatusCode::PARTIAL_CONTENT, Some(multipart.length()))
+        }
     };
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     *response.status_mut() = status;
-    *response.body_mut() = cut(body, &part, length);
+    *response.body_mut() = cut(body, part, length);
     Ok(response)
 }
 
 /// What goes out of content with this entity tag: RFC 9110 §13.2.2, steps 3 and 5.
-fn part(wanted: Wanted<'_>, etag: &str, size: Option<u64>) -> Part {
+fn part(wanted: Wanted<'_>, etag: &str, size: Option<u64>, media_type: &str) -> Part {
     if none_match(wanted.headers, etag) {
         return Part::Nothing(StatusCode::NOT_MODIFIED);
     }
-    let range = wanted
-        .headers
-        .get(RANGE)
-        .and_then(|it| ByteRange::parse(it.to_str().ok()?));
-    let (Method::Get, Some(range), Some(size)) = (wanted.method, range, size) else {
+    let (Method::Get, Some(ranges), Some(size)) = (wanted.method, ranges(wanted.headers), size)
+    else {
         return Part::Whole;
     };
     if !if_range_allows(wanted.headers, etag) {
         return Part::Whole;
     }
-    match range.resolve(size) {
+    match ranges.resolve(size) {
         Resolved::Part(range) => Part::Range(range),
+        Resolved::Parts(ranges) => Part::Several(Multipart::new(ranges, size, media_type)),
         Resolved::Whole => Part::Whole,
         Resolved::Unsatisfiable => Part::Nothing(StatusCode::RANGE_NOT_SATISFIABLE),
     }
 }
 
-fn cut(body: Body, part: &Part, length: Option<u64>) -> ResponseBody {
+/// Whether more ranges are asked for than are ever answered.
+pub(super) fn asks_too_many_ranges(headers: &HeaderMap) -> bool {
+    ranges(headers).is_some_and(|it| it.count() > RANGES_MAX)
+}
+
+fn ranges(headers: &HeaderMap) -> Option<RangeSet> {
+    RangeSet::parse(headers.get(RANGE)?.to_str().ok()?)
+}
+
+fn cut(body: Body, part: Part, length: Option<u64>) -> ResponseBody {
     match (body, part) {
         (Body::None, _) | (_, Part::Nothing(_)) => ResponseBody::empty(),
         (Body::Memory(bytes), Part::Whole) => ResponseBody::memory(bytes),
-        (Body::Memory(bytes), Part::Range(range)) => {
-            // A manifest's range lies within its bytes, which are in memory.
-            let index = |offset: u64| {
-                usize::try_from(offset)
-                    .unwrap_or(usize::MAX)
-                    .min(bytes.len())
-            };
-            ResponseBody::memory(bytes.slice(index(range.start)..index(range.end)))
-        }
+        (Body::Memory(bytes), Part::Range(range)) => ResponseBody::memory(part_of(&bytes, &range)),
+        (Body::Memory(bytes), Part::Several(multipart)) => multipart.of_memory(bytes),
         (Body::Stream(stream), Part::Whole) => ResponseBody::stream(*stream, length),
         (Body::Stream(stream), Part::Range(range)) => {
             ResponseBody::stream(stream.part(range.start, range.end), length)
         }
+        (Body::Stream(stream), Part::Several(multipart)) => multipart.of_stream(*stream),
     }
 }
 

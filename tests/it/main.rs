@@ -11,6 +11,7 @@
 
 mod pull;
 mod range;
+mod multipart;
 mod coalesce;
 mod tags;
 mod routes;
