@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, LOCATION, RANGE, RETRY_AFTER,
-    USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, IF_RANGE, LOCATION, RANGE,
+    RETRY_AFTER, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -58,6 +58,8 @@ pub(super) struct Question<'a> {
     pub(super) method: Method,
     pub(super) endpoint: &'a Endpoint,
     pub(super) range: Option<String>,
+    /// What the part must be a part of.
+    pub(super) if_range: Option<HeaderValue>,
     /// Rendered.
     pub(super) query: &'a str,
     /// Whether a redirect is followed or is the answer.
@@ -489,6 +491,8 @@ fn request(
         .as_deref()
         .and_then(|it| HeaderValue::from_str(it).ok());
     headers.extend(range.map(|it| (RANGE, it)));
+    let if_range = question.if_range.clone();
+    headers.extend(if_range.map(|it| (IF_RANGE, it)));
     headers.extend(authorization.map(|it| (AUTHORIZATION, it)));
     request
 }

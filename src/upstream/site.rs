@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -84,10 +84,12 @@ pub struct BlobHead {
 /// The answer to a GET of a blob, from some offset on.
 #[derive(Debug)]
 pub(super) struct BlobAnswer {
-    /// Where the body begins: the offset that was asked for, or 0 when the registry ignored the range.
+    /// Where the body begins: the offset that was asked for, or before it; 0 when the registry ignored the range.
     pub(super) begins_at: u64,
     /// The size of the whole blob, when the registry says it.
     pub(super) size: Option<u64>,
+    /// The strong `ETag`, where there is one: what `If-Range` may name (RFC 9110 §13.1.5).
+    pub(super) validator: Option<HeaderValue>,
     pub(super) body: Body,
 }
 
@@ -256,7 +258,8 @@ impl Site {
             return Err(reply.failure());
         }
         drop((reply, place));
-        let size = match self.blob(name, digest, Some((0, Some(1)))).await {
+        let first_byte = self.blob(name, digest, Some((0, Some(1))), None);
+        let size = match first_byte.await {
             Ok(answer) => answer.size,
             // Only what is empty has no first byte (RFC 9110 §15.5.17).
             Err(Error::Status { status, .. }) if status == StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -267,12 +270,14 @@ impl Site {
         Ok(BlobHead { size })
     }
 
-    /// Asks for a blob, or a part of it: from an offset, up to an exclusive end if one is given.
+    /// Asks for a blob, or a part of it: from an offset, up to an exclusive end if one is given. With a validator of a former
+    /// answer, a part of anything else is not wanted, but the whole.
     pub(super) async fn blob(
         &self,
         name: &RepositoryName,
         digest: &Digest,
         part: Option<(u64, Option<u64>)>,
+        if_range: Option<HeaderValue>,
     ) -> Result<BlobAnswer, Error> {
         let endpoint = self.there(Endpoint::Blob {
             name: name.clone(),
@@ -285,6 +290,7 @@ impl Site {
         let blob_place = Some(self.place(&self.blob_places).await?);
         let question = Question {
             range,
+            if_range,
             ..question(Method::GET, &endpoint)
         };
         let (reply, place) = self.ask(&question).await?;
@@ -296,14 +302,18 @@ impl Site {
             let (Some(content_range), Some((from, _))) = (content_range, part) else {
                 return Err(self.invalid(Fault::Range));
             };
-            if content_range.range.start != from {
+            // One that begins before it has what was asked for, too.
+            let begins_at = content_range.range.start;
+            if begins_at > from || content_range.range.end <= from {
                 return Err(self.invalid(Fault::Range));
             }
-            (from, content_range.size)
+            (begins_at, content_range.size)
         } else {
             (0, response.body().size_hint().exact())
         };
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+        let validator = response.headers().get(ETAG).filter(|it| is_strong(it));
+        let validator = validator.cloned();
         let (is_encoded, body) = self.body(response, place, blob_place)?;
         // A part of something encoded is no part of the blob, and its size is not the blob's.
         if is_encoded && is_part {
@@ -313,6 +323,7 @@ impl Site {
         Ok(BlobAnswer {
             begins_at,
             size,
+            validator,
             body,
         })
     }
@@ -470,6 +481,7 @@ fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
         method,
         endpoint,
         range: None,
+        if_range: None,
         query: "",
         follows: true,
     }
@@ -550,6 +562,11 @@ fn next_query(field: &HeaderValue) -> Option<String> {
 fn plain_length(headers: &HeaderMap) -> Option<u64> {
     let length = text(headers, &CONTENT_LENGTH).filter(|_| is_plain(coding(headers)));
     length?.parse().ok()
+}
+
+/// Whether an entity tag is strong (RFC 9110 §8.8.3); one that is none is not.
+fn is_strong(etag: &HeaderValue) -> bool {
+    matches!(etag.as_bytes(), [b'"', .., b'"'])
 }
 
 fn coding(headers: &HeaderMap) -> &str {

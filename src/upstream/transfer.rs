@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tracing::debug;
 
@@ -37,6 +37,10 @@ struct Spot {
     mirror: Option<Arc<Mirror>>,
     /// Whether bytes came from here.
     gave: bool,
+    /// The validator of the last answer. It is this place's own: others may call the same bytes by another one.
+    validator: Option<HeaderValue>,
+    /// Whether parts cannot be had here, so that the whole is asked for and passed over.
+    is_whole_only: bool,
 }
 
 /// A blob, or a part of it, on its way to us. A cut or a stall is continued by `Range` at the next source; what was
@@ -277,12 +281,12 @@ impl Transfer {
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
-        let Some(spot) = self.spots.get(self.turn) else {
+        let Some(spot) = self.spots.get_mut(self.turn) else {
             return Ok(());
         };
         let whole = self.position == 0 && self.until.is_none();
         let part = (!whole).then_some((self.position, self.until));
-        let answer = match spot.ask(&self.digest, part).await {
+        let answer = match spot.answer(&self.digest, part).await {
             // There is nothing where by the size there is more.
             Err(Error::Status { status, .. })
                 if status == StatusCode::RANGE_NOT_SATISFIABLE
@@ -308,12 +312,48 @@ impl Transfer {
 }
 
 impl Spot {
+    /// Asks in the way that costs least, and in another one where the answer to that is of no use. What is joined together
+    /// is verified as a whole, so that no answer is refused for its validator alone.
+    async fn answer(
+        &mut self,
+        digest: &Digest,
+        part: Option<(u64, Option<u64>)>,
+    ) -> Result<BlobAnswer, Error> {
+        let (from, until) = part.unwrap_or((0, None));
+        let part = part.filter(|_| !self.is_whole_only || until.is_some());
+        // It is named once: whatever comes of it, the next question is one without.
+        let if_range = self.validator.take().filter(|_| part.is_some() && from > 0);
+        let mut answer = self.ask(digest, part, if_range.clone()).await;
+        let is_other = |answer: &BlobAnswer| {
+            if_range.is_some() && answer.begins_at == 0 && answer.validator != if_range
+        };
+        if answer.as_ref().is_ok_and(is_other) {
+            // Its place among the requests in flight is wanted for the next one.
+            drop(answer);
+            answer = self.ask(digest, part, None).await;
+        }
+        let is_useless = |error: &Error| {
+            matches!(error.fault(), Some(Fault::Range | Fault::Encoding))
+                && from > 0
+                && until.is_none()
+                && part.is_some()
+        };
+        if answer.as_ref().is_err_and(is_useless) {
+            self.is_whole_only = true;
+            answer = self.ask(digest, None, None).await;
+        }
+        let answer = answer?;
+        self.validator.clone_from(&answer.validator);
+        Ok(answer)
+    }
+
     async fn ask(
         &self,
         digest: &Digest,
         part: Option<(u64, Option<u64>)>,
+        if_range: Option<HeaderValue>,
     ) -> Result<BlobAnswer, Error> {
-        let asking = self.site.blob(&self.name, digest, part);
+        let asking = self.site.blob(&self.name, digest, part, if_range);
         match &self.mirror {
             None => asking.await,
             Some(mirror) => {
@@ -334,6 +374,8 @@ fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
         name: source.name.clone(),
         mirror,
         gave: false,
+        validator: None,
+        is_whole_only: false,
     };
     let mirrors = mirrors
         .iter()

@@ -59,6 +59,8 @@ async fn pitfall_28_a_cut_is_mended_by_a_range_and_nobody_notices() {
     assert_eq!((asked[0].header("range"), asked[0].sent), (None, MIB));
     let range = format!("bytes={MIB}-");
     assert_eq!(asked[1].header("range"), Some(range.as_str()));
+    let validator = format!("\"{}\"", blob.digest());
+    assert_eq!(asked[1].header("if-range"), Some(validator.as_str()));
     assert_eq!((asked[1].status, asked[1].sent), (206, LEN - MIB));
     assert!(proxy.metric("layerhold_upstream_retries_total", &[]).await >= 1.0);
     proxy.wait_for_fills("published", 1.0).await;
@@ -88,13 +90,86 @@ async fn pitfall_28_a_range_that_is_ignored_is_not_appended() {
 
 #[tokio::test]
 async fn pitfall_28_a_range_that_is_another_one_is_not_appended() {
+    // One that begins before what was asked for has it; one that begins behind it has not, and then the whole is asked for.
+    for (fault, ranges) in [(Fault::WrongRange, 1), (Fault::LateRange, 1)] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.always(get(blob.digest()), fault);
+        upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+        proxy.pull_blob(APP, &blob).await;
+        proxy.wait_for_hit(APP, &blob).await;
+        let asked = upstream.seen(&get(blob.digest()));
+        let parts = asked.iter().filter(|it| it.header("range").is_some());
+        assert_eq!(parts.count(), ranges, "{fault:?}");
+        let is_late = fault == Fault::LateRange;
+        assert_eq!(asked.len(), 2 + usize::from(is_late), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_28_a_part_of_something_encoded_is_not_appended() {
     let (upstream, proxy, blob) = scene().await;
-    upstream.always(get(blob.digest()), Fault::WrongRange);
+    upstream.always(get(blob.digest()), Fault::Gzip);
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    proxy.wait_for_hit(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn pitfall_28_a_validator_that_has_changed_does_not_stand_in_the_way() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.once(get(blob.digest()), Fault::CutAs(MIB, "\"of yesterday\""));
+    proxy.pull_blob(APP, &blob).await;
+    let asked = upstream.seen(&get(blob.digest()));
+    assert_eq!(asked.len(), 3);
+    assert_eq!(asked[1].header("if-range"), Some("\"of yesterday\""));
+    assert_eq!((asked[1].status, asked[2].status), (200, 206));
+    assert_eq!(asked[2].header("if-range"), None);
+    assert_eq!(asked[2].sent, LEN - MIB);
+}
+
+#[tokio::test]
+async fn pitfall_28_a_weak_validator_is_not_named() {
+    for etag in ["W/\"weak\"", "bare", "\""] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.once(get(blob.digest()), Fault::CutAs(MIB, etag));
+        proxy.pull_blob(APP, &blob).await;
+        let asked = upstream.seen(&get(blob.digest()));
+        assert_eq!(asked[1].header("if-range"), None, "{etag}");
+        assert_eq!((asked.len(), asked[1].status), (2, 206), "{etag}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_28_a_blob_that_is_gone_in_the_middle_is_no_end() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::Status(404));
     upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
     let whole = proxy.blob(APP, blob.digest()).whole().await;
-    match whole.end {
-        End::Complete => assert_eq!(whole.bytes, blob.bytes()),
-        End::Cut | End::Reset => assert_broken(&whole, &blob),
+    assert_broken(&whole, &blob);
+    assert_nothing_is_kept(&proxy, &blob).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 2);
+}
+
+#[tokio::test]
+async fn pitfall_28_another_size_in_the_middle_is_no_continuation() {
+    for len in [2 * MIB, LEN + MIB] {
+        let (upstream, proxy, blob) = scene().await;
+        let gate = upstream.hold(get(blob.digest()), At::Byte(MIB));
+        let mut answer = proxy.blob(APP, blob.digest()).send().await;
+        answer.read(MIB - 1).await;
+        gate.reached().await;
+        let mut other = blob.bytes().to_vec();
+        other.resize(len, 0);
+        upstream.stop().await;
+        upstream.serve_spoiled(APP, blob.digest(), &Blob::of(other));
+        upstream.restart();
+        gate.open();
+        let rest = answer.whole().await;
+        assert_ne!(rest.end, End::Complete, "{len}");
+        assert_nothing_is_kept(&proxy, &blob).await;
+        // That was no word on its bytes.
+        upstream.serve_blob(APP, &blob);
+        proxy.pull_blob(APP, &blob).await;
     }
 }
 

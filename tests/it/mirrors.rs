@@ -180,6 +180,8 @@ async fn a_blob_that_a_mirror_cuts_off_goes_on_from_the_registry() {
         Some(format!("bytes={MIB}-").as_str())
     );
     assert_eq!((rest.len(), rest[0].sent), (1, 2 * MIB));
+    // A validator is good where it was given.
+    assert_eq!(rest[0].header("if-range"), None);
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ enum Ranges {
     Honoured,
     Ignored,
     Confused,
+    Late,
 }
 
 impl Delivery {
@@ -71,6 +72,7 @@ impl Delivery {
         let ranges = match fault {
             Some(Fault::NoRange) => Ranges::Ignored,
             Some(Fault::WrongRange) => Ranges::Confused,
+            Some(Fault::LateRange) => Ranges::Late,
             _ => Ranges::Honoured,
         };
         let reply = Reply::to(repositories, seen).ranged(seen, ranges);
@@ -142,6 +144,10 @@ impl Delivery {
                 *self = self.instead(reply);
             }
             Fault::CutAfter(n) => self.trouble = Some((n, Trouble::Cut)),
+            Fault::CutAs(n, etag) => {
+                reply.set("ETag", etag);
+                self.trouble = Some((n, Trouble::Cut));
+            }
             Fault::CutUnmeasured(n) => {
                 self.length = None;
                 self.trouble = Some((n, Trouble::Cut));
@@ -175,7 +181,11 @@ impl Delivery {
             Fault::BadDigestHeader => reply.set(DIGEST, "sha256:nonsense"),
             Fault::NoDigestHeader => reply.headers.retain(|(name, _)| name != DIGEST),
             Fault::Type(media_type) => reply.set("Content-Type", media_type),
-            Fault::Refuse | Fault::Silence | Fault::NoRange | Fault::WrongRange => {}
+            Fault::Refuse
+            | Fault::Silence
+            | Fault::NoRange
+            | Fault::WrongRange
+            | Fault::LateRange => {}
         }
     }
 
@@ -280,8 +290,10 @@ impl Reply {
         if start >= end {
             return Self::error(416).with("Content-Range", &format!("bytes */{len}"));
         }
-        if ranges == Ranges::Confused {
-            start /= 2;
+        match ranges {
+            Ranges::Confused => start /= 2,
+            Ranges::Late => start = (start + 1).min(end - 1),
+            Ranges::Honoured | Ranges::Ignored => {}
         }
         let place = format!("bytes {start}-{}/{len}", end - 1);
         self.body = self.body.slice(start..end);

@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     CutAfter(usize),
     /// The same, without having declared a length.
     CutUnmeasured(usize),
+    /// The same, under another `ETag`.
+    CutAs(usize, &'static str),
     /// Says nothing more after this many bytes of the body; zero: after the head.
     StallAfter(usize),
     /// Says nothing at all, not even a head.
@@ -36,6 +38,8 @@ pub(crate) enum Fault {
     NoRange,
     /// Answers a range with another one, honestly labelled.
     WrongRange,
+    /// Answers a range with one that begins behind it, honestly labelled.
+    LateRange,
     /// Names the digest of other bytes.
     WrongDigestHeader,
     /// Names the digest of other bytes by another algorithm.
