@@ -103,6 +103,28 @@ pub enum StreamError {
     /// Too many pulls go around the cache.
     #[error("too many pulls go around the cache")]
     Busy,
+    /// The way around the cache was not open when the head had to go out.
+    #[error("the way around the cache was not open within {waited:?}")]
+    Late {
+        /// How long that was waited for.
+        waited: Duration,
+    },
+}
+
+impl From<StreamError> for Error {
+    /// Why a pull has no content, when its body failed before the head went out.
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Bypass(source) => Self::Upstream {
+                subject: Subject::Blob,
+                source,
+            },
+            StreamError::Mismatch { expected } => Self::Mismatch { expected },
+            StreamError::Busy => Self::Busy,
+            StreamError::Late { waited } => Self::Deadline { allowed: waited },
+            StreamError::Content(_) => Self::Broken(Arc::new(error)),
+        }
+    }
 }
 
 impl Error {

@@ -5,6 +5,7 @@ use std::iter;
 use std::ops::Range;
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::bypass::{Bypass, Detour};
@@ -22,6 +23,8 @@ pub struct BlobStream {
     until: Option<u64>,
     /// The parts that are wanted after this one, in their order.
     later: VecDeque<Range<u64>>,
+    /// What was read before the head went out.
+    first: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -40,6 +43,7 @@ impl BlobStream {
             position: 0,
             until: None,
             later: VecDeque::new(),
+            first: None,
         }
     }
 
@@ -90,17 +94,56 @@ impl BlobStream {
         }
     }
 
+    /// Waits until the first bytes are at hand, or come from upstream: for whoever must not promise what cannot be had.
+    ///
+    /// # Errors
+    ///
+    /// When they do not come, or not by the deadline.
+    pub async fn begin(&mut self, deadline: Instant) -> Result<(), StreamError> {
+        let began = Instant::now();
+        let begun = timeout_at(deadline, self.read_first()).await;
+        begun.unwrap_or_else(|_| {
+            let waited = began.elapsed();
+            Err(StreamError::Late { waited })
+        })
+    }
+
+    async fn read_first(&mut self) -> Result<(), StreamError> {
+        let left = self.left();
+        while let From::Cache(content) = &mut self.from {
+            match content
+                .read_at(self.position, left.min(READ_BYTES as u64))
+                .await
+            {
+                Ok(bytes) => {
+                    self.first = bytes;
+                    return Ok(());
+                }
+                Err(error) => self.go_around(error).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that are wanted yet; very many where nobody said where to stop.
+    fn left(&self) -> u64 {
+        self.until
+            .map_or(u64::MAX, |until| until.saturating_sub(self.position))
+    }
+
     /// The next bytes of the part; `None` is its end, and when it is the end of the blob, a verified one. Cancel-safe.
     ///
     /// # Errors
     ///
     /// When the bytes do not come, or are not those of the digest; then the body must end short.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
-        let left = self
-            .until
-            .map_or(u64::MAX, |until| until.saturating_sub(self.position));
+        let left = self.left();
         if left == 0 {
             return Ok(None);
+        }
+        if let Some(bytes) = self.first.take() {
+            self.position += bytes.len() as u64;
+            return Ok(Some(bytes));
         }
         let bytes = loop {
             match &mut self.from {

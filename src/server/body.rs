@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
 use futures_util::stream::unfold;
+use futures_util::{Stream, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::proxy::{BlobStream, StreamError};
@@ -57,6 +57,14 @@ impl ResponseBody {
         frames: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
         length: Option<u64>,
     ) -> Self {
+        let frames = frames.then(|frame| async {
+            if frame.is_err() {
+                // The connection writes what it has when there is nothing to do: without this pause it would break off before
+                // the head is out.
+                tokio::task::yield_now().await;
+            }
+            frame
+        });
         Self::Stream(Box::pin(frames), length)
     }
 }

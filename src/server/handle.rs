@@ -124,30 +124,11 @@ async fn answer(
                 caller: Caller::Anyone,
                 deadline: front.proxy.deadline(),
             };
-            front.proxy.pull(&pull).await.map(|answer| (method, answer))
+            respond_to(front, &pull, request).await
         }
     };
     match pulled {
-        Ok((method, answer)) => {
-            let outcome = match &answer {
-                Answer::Pong => "none",
-                Answer::Content(content) => content.outcome.label(),
-                Answer::Listing(listing) => listing.outcome.label(),
-            };
-            let wanted = Wanted {
-                method,
-                headers: request.headers(),
-                version: request.version(),
-            };
-            match respond::answer(answer, wanted).await {
-                Ok(response) => (response, outcome),
-                Err(error) => {
-                    let error = Error::Broken(Arc::new(error));
-                    log_error(id, &error);
-                    (respond::error(&error, namespace), "failed")
-                }
-            }
-        }
+        Ok(answered) => answered,
         Err(error) => {
             log_error(id, &error);
             let outcome = if error.status().is_server_error() {
@@ -158,6 +139,26 @@ async fn answer(
             (respond::error(&error, namespace), outcome)
         }
     }
+}
+
+async fn respond_to(
+    front: &Front,
+    pull: &Pull,
+    request: &Request<Incoming>,
+) -> Result<(Response<ResponseBody>, &'static str), Error> {
+    let answer = front.proxy.pull(pull).await?;
+    let outcome = match &answer {
+        Answer::Pong => "none",
+        Answer::Content(content) => content.outcome.label(),
+        Answer::Listing(listing) => listing.outcome.label(),
+    };
+    let wanted = Wanted {
+        method: pull.method,
+        headers: request.headers(),
+        version: request.version(),
+        deadline: pull.deadline,
+    };
+    Ok((respond::answer(answer, wanted).await?, outcome))
 }
 
 impl Line {

@@ -72,6 +72,11 @@ impl Multipart {
         format!("multipart/byteranges; boundary={}", self.boundary)
     }
 
+    /// The parts, in their order.
+    pub(super) fn parts(&self) -> impl Iterator<Item = Range<u64>> {
+        self.parts.iter().cloned()
+    }
+
     /// The length of the whole body.
     pub(super) fn length(&self) -> u64 {
         let parts = self.parts.iter().enumerate();
@@ -87,7 +92,7 @@ impl Multipart {
 
     /// The body, of all of the content as it comes. No part is ever in memory.
     pub(super) fn of_stream(self, stream: BlobStream) -> ResponseBody {
-        let stream = stream.parts(self.parts.iter().cloned());
+        let stream = stream.parts(self.parts());
         self.body(Source::Stream(Box::new(stream)))
     }
 

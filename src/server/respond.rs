@@ -7,6 +7,7 @@ use http::header::{
     HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
+use tokio::time::Instant;
 
 use super::body::ResponseBody;
 use super::multipart::{Multipart, RANGES_MAX, part_of};
@@ -15,7 +16,7 @@ use crate::oci::{
     DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION, ErrorCode, MediaType,
     OCI_FILTERS_APPLIED, error_body,
 };
-use crate::proxy::{Answer, Body, Content, Error, Listing, Method, RequestFault, StreamError};
+use crate::proxy::{Answer, Body, Content, Error, Listing, Method, Outcome, RequestFault};
 
 /// What of a request shapes the response to content.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Wanted<'a> {
     pub(super) method: Method,
     pub(super) headers: &'a HeaderMap,
     pub(super) version: Version,
+    /// When the head must go out.
+    pub(super) deadline: Instant,
 }
 
 /// The answer to a HEAD: everything but the body, whose length is still said (RFC 9110 §9.3.2).
@@ -50,7 +53,7 @@ enum Part {
 pub(super) async fn answer(
     answer: Answer,
     wanted: Wanted<'_>,
-) -> Result<Response<ResponseBody>, StreamError> {
+) -> Result<Response<ResponseBody>, Error> {
     match answer {
         Answer::Pong => Ok(pong()),
         Answer::Content(content) => self::content(content, wanted).await,
@@ -140,10 +143,7 @@ fn listing(listing: Listing, method: Method) -> Response<ResponseBody> {
     response
 }
 
-async fn content(
-    content: Content,
-    wanted: Wanted<'_>,
-) -> Result<Response<ResponseBody>, StreamError> {
+async fn content(content: Content, wanted: Wanted<'_>) -> Result<Response<ResponseBody>, Error> {
     let Content {
         digest,
         media_type,
@@ -158,6 +158,9 @@ async fn content(
     let etag = format!("\"{digest}\"");
     let media_type = media_type.as_ref().map_or(OCTET_STREAM, MediaType::as_str);
     let part = part(wanted, &etag, size, media_type);
+    if outcome == Outcome::Bypass {
+        body = begun(body, &part, wanted.deadline).await?;
+    }
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
     registry_headers(headers);
@@ -229,6 +232,18 @@ pub(super) fn asks_too_many_ranges(headers: &HeaderMap) -> bool {
 
 fn ranges(headers: &HeaderMap) -> Option<RangeSet> {
     RangeSet::parse(headers.get(RANGE)?.to_str().ok()?)
+}
+
+/// What goes around the cache begins before its head promises anything: what upstream says of it can then be answered.
+async fn begun(body: Body, part: &Part, deadline: Instant) -> Result<Body, Error> {
+    let mut stream = match (body, part) {
+        (Body::Stream(stream), Part::Whole) => *stream,
+        (Body::Stream(stream), Part::Range(range)) => stream.part(range.start, range.end),
+        (Body::Stream(stream), Part::Several(multipart)) => stream.parts(multipart.parts()),
+        (body, _) => return Ok(body),
+    };
+    stream.begin(deadline).await?;
+    Ok(Body::Stream(Box::new(stream)))
 }
 
 fn cut(body: Body, part: Part, length: Option<u64>) -> ResponseBody {

@@ -320,7 +320,7 @@ impl Spot {
         part: Option<(u64, Option<u64>)>,
     ) -> Result<BlobAnswer, Error> {
         let (from, until) = part.unwrap_or((0, None));
-        let part = part.filter(|_| !self.is_whole_only || until.is_some());
+        let part = part.filter(|_| !self.is_whole_only);
         // It is named once: whatever comes of it, the next question is one without.
         let if_range = self.validator.take().filter(|_| part.is_some() && from > 0);
         let mut answer = self.ask(digest, part, if_range.clone()).await;
@@ -332,11 +332,11 @@ impl Spot {
             drop(answer);
             answer = self.ask(digest, part, None).await;
         }
-        let is_useless = |error: &Error| {
-            matches!(error.fault(), Some(Fault::Range | Fault::Encoding))
-                && from > 0
-                && until.is_none()
-                && part.is_some()
+        // Whoever encodes everything has no parts of the blob itself.
+        let is_useless = |error: &Error| match error.fault() {
+            Some(Fault::Encoding) => part.is_some(),
+            Some(Fault::Range) => part.is_some() && from > 0 && until.is_none(),
+            Some(_) | None => false,
         };
         if answer.as_ref().is_err_and(is_useless) {
             self.is_whole_only = true;

@@ -1,8 +1,9 @@
 //! The budget holds, and what goes is what was used least.
 
 use crate::harness::proxy::sum;
+use crate::harness::script::Turns;
 use crate::harness::{
-    APP, At, Blob, End, FakeRegistry, KIB, MIB, ProxyBuilder, TestProxy, get, lose,
+    APP, At, Blob, End, FakeRegistry, Fault, KIB, MIB, ProxyBuilder, TestProxy, get, lose,
 };
 
 const LIMIT: usize = 40 * MIB;
@@ -188,7 +189,7 @@ async fn invariant_07_room_for_what_has_no_length_is_reserved_in_steps() {
     }
     let blob = Blob::random(30 * MIB);
     upstream.serve_blob(APP, &blob);
-    upstream.always(get(blob.digest()), crate::harness::Fault::NoLength);
+    upstream.always(get(blob.digest()), Fault::NoLength);
     let gate = upstream.hold(get(blob.digest()), At::Byte(25 * MIB));
     let pull = proxy.blob(APP, blob.digest()).send().await;
     let seen = async {
@@ -224,10 +225,75 @@ async fn pitfall_43_what_has_no_length_and_no_room_comes_whole() {
     let (upstream, proxy) = scene().await;
     let large = Blob::random(LIMIT + 3 * MIB);
     upstream.serve_blob(APP, &large);
-    upstream.always(get(large.digest()), crate::harness::Fault::NoLength);
+    upstream.always(get(large.digest()), Fault::NoLength);
     let answer = proxy.blob(APP, large.digest()).send().await;
     answer.is(&large).await;
     assert_within_budget(&proxy).await;
+}
+
+#[tokio::test]
+async fn pitfall_43_what_is_encoded_and_has_no_room_comes_whole() {
+    let (upstream, proxy) = scene().await;
+    let large = Blob::random(LIMIT + 3 * MIB);
+    upstream.serve_blob(APP, &large);
+    upstream.allow_concurrent_transfers();
+    upstream.always(get(large.digest()), Fault::Gzip);
+    let answer = proxy.blob(APP, large.digest()).send().await;
+    answer.is(&large).await;
+    assert_within_budget(&proxy).await;
+}
+
+/// What upstream says when a pull goes around the cache, and what the client is told.
+#[tokio::test]
+async fn pitfall_42_what_fails_on_the_way_around_the_cache_is_answered_by_its_cause() {
+    for (fault, status, code) in [
+        (Fault::RateLimit(60), 503, Some("TOOMANYREQUESTS")),
+        (Fault::Status(404), 404, Some("BLOB_UNKNOWN")),
+        (Fault::Status(403), 403, Some("DENIED")),
+        (Fault::Status(500), 502, None),
+        (Fault::Refuse, 502, None),
+        (Fault::Silence, 504, None),
+    ] {
+        for range in [None, Some("bytes=5-9"), Some("bytes=7-")] {
+            let upstream = FakeRegistry::start().await;
+            let proxy = bounded(&upstream)
+                .set("timeouts.first_byte", "200ms")
+                .start()
+                .await;
+            let large = Blob::random(LIMIT + 1);
+            upstream.serve_blob(APP, &large);
+            upstream.allow_concurrent_transfers();
+            // The first is the fill's, which finds no room.
+            upstream.always(get(large.digest()), fault);
+            upstream.script(get(large.digest()), Turns::first(1), Fault::NoRange);
+            let request = proxy.blob(APP, large.digest());
+            let request = range
+                .iter()
+                .fold(request, |it, range| it.header("Range", *range));
+            let whole = request.whole().await;
+            assert_eq!(whole.head.status, status, "{fault:?}: {}", whole.text());
+            assert_eq!(whole.code().as_deref(), code, "{fault:?}");
+            let says_when = whole.head.header("retry-after").is_some();
+            assert_eq!(says_when, status == 503, "{fault:?}: {:?}", whole.head);
+            let outcome = if status < 500 { "refused" } else { "failed" };
+            assert_eq!(proxy.outcome(outcome).await, 1.0, "{fault:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn invariant_10_a_way_around_the_cache_that_opens_late_is_a_504_in_time() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = bounded(&upstream)
+        .set("timeouts.answer", "1s")
+        .start()
+        .await;
+    let large = Blob::random(LIMIT + 1);
+    upstream.serve_blob(APP, &large);
+    upstream.allow_concurrent_transfers();
+    upstream.script(get(large.digest()), Turns::nth(2), Fault::Silence);
+    let whole = proxy.blob(APP, large.digest()).whole().await;
+    assert_eq!(whole.head.status, 504, "{}", whole.text());
 }
 
 #[tokio::test]

@@ -174,6 +174,15 @@ async fn pitfall_28_another_size_in_the_middle_is_no_continuation() {
 }
 
 #[tokio::test]
+async fn pitfall_28_a_part_that_comes_encoded_is_had_from_the_whole() {
+    let (upstream, proxy, blob) = scene().await;
+    upstream.always(get(blob.digest()), Fault::Gzip);
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    proxy.wait_for_hit(APP, &blob).await;
+}
+
+#[tokio::test]
 async fn a_stall_is_mended_by_a_range_and_nobody_notices() {
     let (upstream, proxy, blob) = scene().await;
     upstream.once(get(blob.digest()), Fault::StallAfter(MIB));
