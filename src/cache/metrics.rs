@@ -1,12 +1,16 @@
 //! What the cache counts.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// The cache's metrics; clones count into the same series.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    bytes: IntGaugeVec,
-    blobs: IntGauge,
+    room: Room,
     fills: IntGauge,
     fills_ended: IntCounterVec,
     followers: IntGauge,
@@ -17,6 +21,15 @@ pub struct Metrics {
     scrub_ended: IntGauge,
     disk_errors: IntCounterVec,
     degraded: IntGauge,
+}
+
+/// What the ledger says. The figures of a scrape are those of one moment, so that their sum is true.
+#[derive(Clone, Debug)]
+struct Room {
+    bytes: IntGaugeVec,
+    blobs: IntGauge,
+    /// Held while all are set, and while all are read.
+    whole: Arc<Mutex<()>>,
 }
 
 /// How a fill ended, as a label.
@@ -39,14 +52,17 @@ impl Metrics {
     /// When one of the names is already taken in `registry`.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
-            bytes: IntGaugeVec::new(
-                Opts::new("layerhold_cache_bytes", "Bytes of the store, by state"),
-                &["state"],
-            )?,
-            blobs: IntGauge::new(
-                "layerhold_cache_blobs",
-                "Published blobs, manifests included",
-            )?,
+            room: Room {
+                bytes: IntGaugeVec::new(
+                    Opts::new("layerhold_cache_bytes", "Bytes of the store, by state"),
+                    &["state"],
+                )?,
+                blobs: IntGauge::new(
+                    "layerhold_cache_blobs",
+                    "Published blobs, manifests included",
+                )?,
+                whole: Arc::default(),
+            },
             fills: IntGauge::new("layerhold_fills", "Fills in progress")?,
             fills_ended: IntCounterVec::new(
                 Opts::new("layerhold_fills_total", "Fills that ended, by how"),
@@ -82,8 +98,7 @@ impl Metrics {
                 "1 while the last write to the cache directory failed",
             )?,
         };
-        registry.register(Box::new(metrics.bytes.clone()))?;
-        registry.register(Box::new(metrics.blobs.clone()))?;
+        registry.register(Box::new(metrics.room.clone()))?;
         registry.register(Box::new(metrics.fills.clone()))?;
         registry.register(Box::new(metrics.fills_ended.clone()))?;
         registry.register(Box::new(metrics.followers.clone()))?;
@@ -102,12 +117,12 @@ impl Metrics {
 
     /// Publishes the ledger's figures.
     pub(super) fn ledger(&self, used: u64, reserved: u64, limit: u64, blobs: usize) {
-        self.bytes.with_label_values(&["used"]).set(signed(used));
-        self.bytes
-            .with_label_values(&["reserved"])
-            .set(signed(reserved));
-        self.bytes.with_label_values(&["limit"]).set(signed(limit));
-        self.blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
+        let room = &self.room;
+        let _whole = room.whole.lock();
+        for (state, bytes) in [("used", used), ("reserved", reserved), ("limit", limit)] {
+            room.bytes.with_label_values(&[state]).set(signed(bytes));
+        }
+        room.blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
     }
 
     pub(super) fn fill_began(&self) {
@@ -162,6 +177,21 @@ impl Metrics {
     }
 }
 
+impl Collector for Room {
+    fn desc(&self) -> Vec<&Desc> {
+        let mut descriptions = self.bytes.desc();
+        descriptions.extend(self.blobs.desc());
+        descriptions
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _whole = self.whole.lock();
+        let mut families = self.bytes.collect();
+        families.extend(self.blobs.collect());
+        families
+    }
+}
+
 impl FillLabel {
     const ALL: [Self; 7] = [
         Self::Published,
@@ -188,4 +218,36 @@ impl FillLabel {
 
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_has_the_figures_of_one_moment() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let scraped = || {
+            let families = registry.gather();
+            let bytes = families.iter();
+            let mut bytes = bytes.filter(|it| it.name() == "layerhold_cache_bytes");
+            let series = bytes.next().unwrap().get_metric().iter();
+            series.map(|it| it.get_gauge().get_value()).sum::<f64>()
+        };
+        metrics.ledger(0, 100, 0, 0);
+        thread::scope(|scope| {
+            let moving = scope.spawn(|| {
+                for n in 0..20_000 {
+                    let used = n % 100;
+                    metrics.ledger(used, 100 - used, 0, 0);
+                }
+            });
+            while !moving.is_finished() {
+                assert_eq!(scraped(), 100.0);
+            }
+        });
+    }
 }
