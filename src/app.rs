@@ -163,8 +163,8 @@ impl Running {
     }
 }
 
-/// How often last uses are written down.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
+/// How soon a use is written down, if it is.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
 async fn keep_house(cache: Cache, stop: CancellationToken) {
     loop {

@@ -1,18 +1,18 @@
 //! The ledger of bytes: what is used, what is set aside, and what must go before more comes in. Pure arithmetic; who is
-//! evicted is the index's business.
+//! evicted is the business of [`Order`](super::Order).
 
 use super::config::{Config, Share};
 
 /// Bytes by state. Once the start-up scan has ended, `used + reserved` never exceeds `limit` by anything this ledger
 /// admitted.
 #[derive(Clone, Debug)]
-pub(super) struct Ledger {
+pub struct Ledger {
     limit: u64,
     high: u64,
     low: u64,
     free_space_min: Share,
     /// Published content, metadata, and unlinked files that are still being read.
-    pub(super) used: u64,
+    pub used: u64,
     /// Room for fills in progress.
     pub(super) reserved: u64,
     /// The part of `reserved` that the file system does not know of yet.
@@ -23,22 +23,25 @@ pub(super) struct Ledger {
 
 /// Free and total bytes of the file system.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Space {
-    pub(super) free: u64,
-    pub(super) total: u64,
+pub struct Space {
+    /// To us.
+    pub free: u64,
+    /// In all.
+    pub total: u64,
 }
 
 /// What it takes to let some bytes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shortfall {
+pub struct Shortfall {
     /// At least this much must be evicted.
-    pub(super) required: u64,
+    pub required: u64,
     /// This much should be, so that not every newcomer evicts.
-    pub(super) wanted: u64,
+    pub wanted: u64,
 }
 
 impl Ledger {
-    pub(super) fn new(limit: u64, config: &Config) -> Self {
+    /// Of an empty store that may hold `limit` bytes.
+    pub fn new(limit: u64, config: &Config) -> Self {
         let high = config.high_watermark.of(limit).min(limit);
         Self {
             limit,
@@ -52,12 +55,13 @@ impl Ledger {
         }
     }
 
-    pub(super) fn limit(&self) -> u64 {
+    /// What may be used and reserved together.
+    pub fn limit(&self) -> u64 {
         self.limit
     }
 
     /// What must go before `bytes` more may be reserved; `None` when no eviction could make the room.
-    pub(super) fn shortfall(&self, bytes: u64, space: Space) -> Option<Shortfall> {
+    pub fn shortfall(&self, bytes: u64, space: Space) -> Option<Shortfall> {
         let after = self
             .used
             .saturating_add(self.reserved)
@@ -87,6 +91,17 @@ impl Ledger {
             .saturating_add(self.unwritten)
             .saturating_add(bytes);
         needed.saturating_sub(space.free.saturating_add(self.going))
+    }
+
+    /// Stops counting what is about to be removed from the disk.
+    pub(super) fn evict(&mut self, bytes: u64) {
+        self.used = self.used.saturating_sub(bytes);
+        self.going += bytes;
+    }
+
+    /// Whether bytes are given away that are not free yet.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.going > 0 && self.used + self.reserved + self.going > self.limit
     }
 
     pub(super) fn reserve(&mut self, bytes: u64) {

@@ -6,18 +6,33 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds since the epoch; 0 when the clock stands before it.
+pub(super) fn unix_now() -> u64 {
+    unix_seconds(now())
+}
+
+/// Nanoseconds since the epoch; 0 when the clock stands before it.
+pub(super) fn unix_nanos_now() -> u64 {
+    unix_nanos(now())
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one file that reads wall-clock time"
 )]
-pub(super) fn unix_now() -> u64 {
-    unix_seconds(SystemTime::now())
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// A file's time as seconds since the epoch.
 pub(super) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// A file's time as nanoseconds since the epoch; a time that is none is the first.
+pub(super) fn unix_nanos(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
 }
 
 /// The stamp of something of this age. Stamps are whole seconds: this and [`age_of`] round so that nothing gets younger.

@@ -87,7 +87,7 @@ pub(super) struct StagedFile {
 pub(super) struct Found {
     pub(super) digest: Digest,
     pub(super) size: u64,
-    /// Last use, as seconds since the epoch.
+    /// The stamp of its last use, as nanoseconds since the epoch.
     pub(super) used_at: u64,
 }
 
@@ -265,10 +265,13 @@ impl Disk {
     }
 
     /// Writes the last use of a blob where the next start will find it.
-    pub(super) fn write_last_use(&self, digest: &Digest, unix_seconds: u64) -> io::Result<()> {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_seconds);
+    pub(super) fn write_last_use(&self, digest: &Digest, unix_nanos: u64) -> io::Result<()> {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_nanos);
         let touched = File::open(self.layout.blob(digest)).and_then(|file| file.set_modified(time));
-        self.counted("utimens", touched)
+        match touched {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => self.counted("utimens", other),
+        }
     }
 
     /// Every published file, in no order; unreadable folders are counted and passed over.
@@ -625,7 +628,7 @@ fn found(digest: Digest, metadata: &fs::Metadata) -> Option<Found> {
     plausible.then(|| Found {
         digest,
         size: metadata.len(),
-        used_at: metadata.modified().map_or(0, clock::unix_seconds),
+        used_at: metadata.modified().map_or(0, clock::unix_nanos),
     })
 }
 

@@ -4,34 +4,37 @@
 //! adopted. Until the start-up scan has ended, a digest that it has not reached is looked for on disk, and nothing is
 //! evicted.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::capacity::{Ledger, Space};
-use super::clock;
 use super::disk::{Disk, Found, StagedFile};
 use super::fill::{Fill, Held};
 use super::lru::Lru;
 use super::metrics::Metrics;
+use super::order::{Order, Place};
 use super::purges::PurgeError;
+use super::uses::{PENDING_MAX, Saved, Uses};
 use crate::oci::Digest;
 
 /// The index of the store.
 #[derive(Debug)]
 pub(super) struct Index {
     state: Mutex<State>,
-    /// Told whenever a digest leaves `State::unlinking`.
-    unlinked: Condvar,
+    /// Told whenever a digest leaves `State::unlinking`, and when the scan has ended.
+    changed: Condvar,
+    opened_at: Instant,
     /// Whether the directory is a successor's; held for reading while something is written, so that handing over waits.
     closed: RwLock<bool>,
     disk: Arc<Disk>,
     metrics: Metrics,
-    started_at: u64,
 }
 
 /// An open published file. While one is held the blob is being read, and is not evicted.
@@ -66,13 +69,12 @@ pub(super) enum Joined {
     First(Arc<Fill>),
 }
 
-/// The smallest consistent whole: `order` holds exactly the present entries, each under its own recency, and
-/// `ledger.used` is the sum of their sizes, of metadata, and of what is removed but still read.
+/// The smallest consistent whole: `order` holds exactly the present entries, each at its own place, and `ledger.used` is
+/// the sum of their sizes, of metadata, and of what is removed but still read.
 #[derive(Debug)]
 struct State {
     entries: HashMap<Digest, Entry>,
-    order: BTreeMap<Recency, Digest>,
-    recency: Recency,
+    order: Order,
     ledger: Ledger,
     /// Evicted digests whose name is about to be removed; nothing is published under one.
     unlinking: HashSet<Digest>,
@@ -80,14 +82,9 @@ struct State {
     purged: HashSet<Digest>,
     /// Recently read files, open; bounded, since descriptors are.
     open: Lru<Digest, Arc<BlobFile>>,
-    /// Last uses that the disk does not know of yet.
-    uses: Vec<(Digest, u64)>,
+    uses: Uses,
     scanned: bool,
 }
-
-/// When something was last used: the second, and the order within it. Uses in this process all count to the second after
-/// its start, since their order is known.
-type Recency = (u64, u64);
 
 #[derive(Debug)]
 enum Entry {
@@ -98,33 +95,39 @@ enum Entry {
 #[derive(Debug)]
 struct Present {
     size: u64,
-    recency: Recency,
-    /// The last use that the disk knows of, as seconds since the epoch.
-    saved_at: u64,
+    place: Place,
+    saved: Saved,
     file: Weak<BlobFile>,
+}
+
+/// A blob that is present no more.
+#[derive(Debug)]
+struct TakenOut {
+    /// Bytes that count no more, and are on disk until the name is removed.
+    going: u64,
+    /// Given back because its last handle must not be dropped under the lock.
+    _file: Option<Arc<BlobFile>>,
 }
 
 impl Index {
     pub(super) fn new(disk: Arc<Disk>, ledger: Ledger, metrics: Metrics) -> Arc<Self> {
-        let started_at = clock::unix_now();
         let state = State {
             entries: HashMap::new(),
-            order: BTreeMap::new(),
-            recency: (started_at + 1, 0),
+            order: Order::new(ledger.limit()),
             ledger,
             unlinking: HashSet::new(),
             purged: HashSet::new(),
             open: Lru::new(OPEN_FILES_MAX),
-            uses: Vec::new(),
+            uses: Uses::default(),
             scanned: false,
         };
         let index = Self {
             state: Mutex::new(state),
-            unlinked: Condvar::new(),
+            changed: Condvar::new(),
+            opened_at: Instant::now(),
             closed: RwLock::new(false),
             disk,
             metrics,
-            started_at,
         };
         index.report(&index.state.lock());
         Arc::new(index)
@@ -218,7 +221,7 @@ impl Index {
         if let Some(_writing) = self.writing() {
             let _ = self.disk.quarantine(digest);
         }
-        self.unlinking_done(&[*digest], 0);
+        self.unlinking_done(digest, 0);
     }
 
     /// Keeps a name that is nobody's from being published under until it is removed. Whether it is nobody's.
@@ -237,15 +240,14 @@ impl Index {
         };
         let size = *size;
         let victim = state.take_out(digest);
-        state.unlinking.insert(*digest);
         if !state.scanned {
             state.purged.insert(*digest);
         }
         self.report(&state);
         drop(state);
-        drop(victim);
+        let going = victim.map_or(0, |victim| victim.going);
         let removed = self.disk.remove_blob(digest);
-        self.unlinking_done(&[*digest], 0);
+        self.unlinking_done(digest, going);
         removed?;
         Ok(Some(size))
     }
@@ -256,15 +258,15 @@ impl Index {
         if state.entries.contains_key(&found.digest) || state.purged.contains(&found.digest) {
             return;
         }
-        // A last use in the future, from a clock that was set back, is as good as the start.
-        let used_at = found.used_at.min(self.started_at);
-        let (_, order) = state.next_recency();
-        state.add(found.digest, found.size, (used_at, order), used_at);
+        let (digest, size) = (found.digest, found.size);
+        let place = state.order.adopt(digest, size, found.used_at);
+        state.uses.found(found.used_at);
+        state.add(digest, size, place);
     }
 
     /// Every digest that is present.
     pub(super) fn present(&self) -> Vec<Digest> {
-        self.state.lock().order.values().copied().collect()
+        self.state.lock().order.digests().collect()
     }
 
     /// Bytes that count.
@@ -300,11 +302,13 @@ impl Index {
         let mut state = self.state.lock();
         state.scanned = true;
         state.purged = HashSet::new();
-        self.report(&state);
         drop(state);
-        // What a smaller budget than last time has no room for goes now.
-        if let Some(_writing) = self.writing() {
-            let _ = self.make_room(0, |_| ());
+        self.changed.notify_all();
+        // What a smaller budget than last time has no room for goes now, before anybody is told of it.
+        let writing = self.writing();
+        let made = writing.is_some_and(|_writing| self.make_room(0, |_| ()).is_ok());
+        if !made {
+            self.report(&self.state.lock());
         }
     }
 
@@ -314,13 +318,28 @@ impl Index {
     ///
     /// When no eviction could make the room, or the directory is a successor's.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
+        self.wait_for_scan();
         let _writing = self.writing().ok_or(NoRoom)?;
         self.make_room(bytes, |state| state.ledger.reserve(bytes))?;
-        Ok(Reservation {
+        let reservation = Reservation {
             index: Arc::clone(self),
             bytes,
             written: 0,
-        })
+        };
+        // The names of what was evicted go one after the other: no byte comes before there is room for it on disk, too.
+        let mut state = self.state.lock();
+        while state.ledger.is_overdrawn() {
+            self.changed.wait(&mut state);
+        }
+        drop(state);
+        Ok(reservation)
+    }
+
+    /// Waits until it is known what there is, unless that takes long.
+    fn wait_for_scan(&self) {
+        let patience = (self.opened_at + SCAN_PATIENCE).into_std();
+        let mut state = self.state.lock();
+        while !state.scanned && !self.changed.wait_until(&mut state, patience).timed_out() {}
     }
 
     /// The steps in which room is made for a blob whose size nobody knows: a small part of a small budget.
@@ -366,7 +385,7 @@ impl Index {
         {
             let mut state = self.state.lock();
             while state.unlinking.contains(&digest) {
-                self.unlinked.wait(&mut state);
+                self.changed.wait(&mut state);
             }
         }
         let file = staged.publish(&digest)?;
@@ -381,13 +400,9 @@ impl Index {
         });
         let mut state = self.state.lock();
         reservation.spend(&mut state.ledger);
-        let recency = state.next_recency();
         // Whatever stood there was this fill, or nothing.
         state.entries.remove(&digest);
-        state.add(digest, size, recency, clock::unix_now());
-        if let Some(Entry::Present(present)) = state.entries.get_mut(&digest) {
-            present.file = Arc::downgrade(&file);
-        }
+        state.publish(&file);
         self.report(&state);
         drop(state);
         // Whoever still follows the fill reads this file.
@@ -408,13 +423,41 @@ impl Index {
 
     /// Writes down the last uses that the disk does not know of. May block.
     pub(super) fn save_uses(&self) {
-        let uses = std::mem::take(&mut self.state.lock().uses);
+        loop {
+            let mut state = self.state.lock();
+            // Before its end the scan may find a later stamp.
+            if !state.scanned {
+                return;
+            }
+            let uses = state.uses.take();
+            if uses.is_empty() {
+                return;
+            }
+            let stamped = state.stamp(uses);
+            drop(state);
+            self.write_uses(stamped);
+        }
+    }
+
+    /// Writes down the order of what was used most recently, all anew. May block.
+    pub(super) fn save_order(&self) {
+        let mut state = self.state.lock();
+        if !state.scanned {
+            return;
+        }
+        let newest = state.order.newest(PENDING_MAX);
+        let stamped = state.stamp(newest);
+        drop(state);
+        self.write_uses(stamped);
+    }
+
+    fn write_uses(&self, stamped: Vec<(Digest, u64)>) {
         let Some(_writing) = self.writing() else {
             return;
         };
-        for (digest, used_at) in uses {
+        for (digest, stamp) in stamped {
             // Gone since: then nobody needs to know.
-            let _ = self.disk.write_last_use(&digest, used_at);
+            let _ = self.disk.write_last_use(&digest, stamp);
         }
     }
 
@@ -466,14 +509,12 @@ impl Index {
         let Some(victim) = state.take_out(digest) else {
             return;
         };
-        state.unlinking.insert(*digest);
         self.report(&state);
         drop(state);
-        drop(victim);
         if let Some(_writing) = self.writing() {
             let _ = unlink(&self.disk);
         }
-        self.unlinking_done(&[*digest], 0);
+        self.unlinking_done(digest, victim.going);
     }
 
     /// Evicts until `bytes` more fit, and lets `admit` take them under the same lock.
@@ -494,33 +535,25 @@ impl Index {
         let short_of_space = state.ledger.short_of_space(bytes, space) > 0;
         let shortfall = state.ledger.shortfall(bytes, space);
         let shortfall = shortfall.ok_or_else(|| self.no_room(short_of_space))?;
-        let mut victims = Vec::new();
-        let mut evicted = 0;
-        if shortfall.wanted > 0 {
-            let choice = state.least_recently_used_unread(shortfall.wanted);
-            if choice.iter().map(|(_, size)| size).sum::<u64>() < shortfall.required {
-                return Err(self.no_room(short_of_space));
-            }
-            for (digest, size) in choice {
-                evicted += size;
-                self.metrics.evicted(size);
-                state.unlinking.insert(digest);
-                victims.push((digest, state.take_out(&digest)));
-            }
+        let victims = state.order.victims(shortfall, |it| state.is_read(it));
+        let victims = victims.ok_or_else(|| self.no_room(short_of_space))?;
+        for (digest, size) in &victims {
+            self.metrics.evicted(*size);
+            // Nobody reads it: its last handle, if it is kept open, may go under the lock.
+            let _ = state.take_out(digest);
         }
-        state.ledger.going += evicted;
         admit(&mut state);
         self.report(&state);
         drop(state);
         if victims.is_empty() {
             return Ok(());
         }
-        debug!(blobs = victims.len(), bytes = evicted, "evicted");
-        let digests: Vec<Digest> = victims.into_iter().map(|(digest, _)| digest).collect();
-        for digest in &digests {
+        for (digest, size) in &victims {
             let _ = self.disk.remove_blob(digest);
+            self.unlinking_done(digest, *size);
         }
-        self.unlinking_done(&digests, evicted);
+        let bytes: u64 = victims.iter().map(|(_, size)| size).sum();
+        debug!(blobs = victims.len(), bytes, "evicted");
         Ok(())
     }
 
@@ -533,14 +566,12 @@ impl Index {
         NoRoom
     }
 
-    fn unlinking_done(&self, digests: &[Digest], bytes: u64) {
+    fn unlinking_done(&self, digest: &Digest, bytes: u64) {
         let mut state = self.state.lock();
-        for digest in digests {
-            state.unlinking.remove(digest);
-        }
+        state.unlinking.remove(digest);
         state.ledger.going = state.ledger.going.saturating_sub(bytes);
         drop(state);
-        self.unlinked.notify_all();
+        self.changed.notify_all();
     }
 
     fn report(&self, state: &MutexGuard<'_, State>) {
@@ -555,79 +586,82 @@ impl Index {
 }
 
 impl State {
-    fn next_recency(&mut self) -> Recency {
-        self.recency.1 += 1;
-        self.recency
-    }
-
-    fn add(&mut self, digest: Digest, size: u64, recency: Recency, saved_at: u64) {
-        self.order.insert(recency, digest);
+    fn add(&mut self, digest: Digest, size: u64, place: Place) {
         self.ledger.used += size;
         let present = Present {
             size,
-            recency,
-            saved_at,
+            place,
+            saved: Saved::default(),
             file: Weak::new(),
         };
         self.entries.insert(digest, Entry::Present(present));
     }
 
-    fn touch(&mut self, digest: &Digest) {
-        let recency = self.next_recency();
-        let Some(Entry::Present(present)) = self.entries.get_mut(digest) else {
-            return;
-        };
-        self.order.remove(&present.recency);
-        present.recency = recency;
-        self.order.insert(recency, *digest);
-        let now = clock::unix_now();
-        if now.saturating_sub(present.saved_at) >= SAVED_USE_AGE_MAX_SECS
-            && self.uses.len() < USES_MAX
-        {
-            present.saved_at = now;
-            self.uses.push((*digest, now));
+    fn publish(&mut self, file: &Arc<BlobFile>) {
+        let (digest, size) = (file.digest, file.size);
+        let place = self.order.admit(digest, size);
+        self.add(digest, size, place);
+        if let Some(Entry::Present(present)) = self.entries.get_mut(&digest) {
+            present.file = Arc::downgrade(file);
+            self.uses.published(&digest, &mut present.saved);
         }
     }
 
-    /// Takes a present digest out. Its bytes stop counting, unless it is being read: then when its last reader is done.
-    /// The file is given back because its last handle must not be dropped under the lock.
-    fn take_out(&mut self, digest: &Digest) -> Option<Option<Arc<BlobFile>>> {
+    fn touch(&mut self, digest: &Digest) {
+        if let Some(Entry::Present(present)) = self.entries.get_mut(digest) {
+            present.place = self.order.touch(present.place);
+            self.uses.note(digest, &mut present.saved);
+        }
+    }
+
+    /// Stamps uses in the order in which they were.
+    fn stamp(&mut self, uses: Vec<Digest>) -> Vec<(Digest, u64)> {
+        let place = |digest| match self.entries.get(&digest) {
+            Some(Entry::Present(present)) => Some((present.place, digest)),
+            Some(Entry::Filling(_)) | None => None,
+        };
+        let mut uses: Vec<_> = uses.into_iter().filter_map(place).collect();
+        uses.sort();
+        let stamped = uses.into_iter();
+        stamped
+            .map(|(_, digest)| (digest, self.uses.stamp()))
+            .collect()
+    }
+
+    /// Takes a present digest out, whose name is about to be removed. Its bytes stop counting, unless it is being read: then
+    /// when its last reader is done.
+    fn take_out(&mut self, digest: &Digest) -> Option<TakenOut> {
         if !matches!(self.entries.get(digest), Some(Entry::Present(_))) {
             return None;
         }
         let Some(Entry::Present(present)) = self.entries.remove(digest) else {
             return None;
         };
-        self.order.remove(&present.recency);
+        self.order.remove(present.place);
+        self.unlinking.insert(*digest);
         let kept = self.open.remove(digest);
         let is_read = present.file.strong_count() > usize::from(kept.is_some());
-        let held = kept.or_else(|| present.file.upgrade());
-        match held.as_ref().filter(|_| is_read) {
-            Some(file) => file.removed.store(true, Ordering::Release),
-            None => self.ledger.used = self.ledger.used.saturating_sub(present.size),
-        }
-        Some(held)
+        let file = kept.or_else(|| present.file.upgrade());
+        let going = match file.as_ref().filter(|_| is_read) {
+            Some(file) => {
+                file.removed.store(true, Ordering::Release);
+                0
+            }
+            None => {
+                self.ledger.evict(present.size);
+                present.size
+            }
+        };
+        Some(TakenOut { going, _file: file })
     }
 
-    /// What to evict for `wanted` bytes, least recently used first, passing over what is being read.
-    fn least_recently_used_unread(&self, wanted: u64) -> Vec<(Digest, u64)> {
-        let mut chosen = Vec::new();
-        let mut bytes = 0;
-        for digest in self.order.values() {
-            if bytes >= wanted {
-                break;
-            }
-            let Some(Entry::Present(present)) = self.entries.get(digest) else {
-                continue;
-            };
-            let kept_open = usize::from(self.open.peek(digest).is_some());
-            if present.file.strong_count() > kept_open {
-                continue;
-            }
-            bytes += present.size;
-            chosen.push((*digest, present.size));
+    /// Whether somebody reads it, besides it being kept open for the next who does.
+    fn is_read(&self, digest: &Digest) -> bool {
+        let kept_open = usize::from(self.open.peek(digest).is_some());
+        match self.entries.get(digest) {
+            Some(Entry::Present(present)) => present.file.strong_count() > kept_open,
+            Some(Entry::Filling(_)) | None => false,
         }
-        chosen
     }
 }
 
@@ -695,7 +729,5 @@ const GROWTH_BYTES_MAX: u64 = 16 << 20;
 const GROWTH_SHARE: u64 = 64;
 /// Open files kept for the next reader.
 const OPEN_FILES_MAX: usize = 512;
-/// A last use is written to disk when the one there is older than this.
-const SAVED_USE_AGE_MAX_SECS: u64 = 3600;
-/// Last uses waiting to be written; further ones are lost until the next use.
-const USES_MAX: usize = 65_536;
+/// How long after the start room is not given away before the scan has ended: most scans end sooner.
+const SCAN_PATIENCE: Duration = Duration::from_secs(1);

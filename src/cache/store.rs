@@ -238,7 +238,7 @@ impl Cache {
     /// Blocks.
     pub fn release(&self) {
         self.announce_release();
-        self.index.save_uses();
+        self.index.save_order();
         self.index.close();
         self.disk.release();
     }
