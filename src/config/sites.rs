@@ -61,6 +61,7 @@ pub(super) fn bare(url: Uri, defaults: &Defaults) -> SiteConfig {
         connect_timeout: defaults.connect_timeout,
         first_byte_timeout: defaults.first_byte_timeout,
         idle_timeout: defaults.idle_timeout,
+        rest: defaults.retry_after,
         requests_max: defaults.requests_max,
         addresses: AddressBook::default(),
     }

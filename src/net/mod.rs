@@ -12,6 +12,7 @@ mod range;
 mod retry_after;
 mod units;
 mod secret;
+mod pause;
 mod total;
 mod chain;
 
@@ -21,6 +22,7 @@ pub use forwarded::{client_address, fuzz_forwarded};
 pub use host::{InvalidHost, requested_host};
 pub use metered::{End, Metered, Sent};
 pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
+pub use pause::next_pause;
 pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};
 pub use range::{ContentRange, RangeSet, Resolved, fuzz_range, unsatisfied};
 pub use retry_after::{fuzz_retry_after, http_date, retry_after};

@@ -133,7 +133,7 @@ impl Error {
         match self {
             Self::Request(fault) => fault.status(),
             Self::Route { .. } => StatusCode::NOT_FOUND,
-            Self::Upstream { source, .. } => match source.as_ref() {
+            Self::Upstream { source, .. } => match source.cause() {
                 upstream::Error::Gone { .. } => StatusCode::NOT_FOUND,
                 upstream::Error::Refused { status, .. } => *status,
                 upstream::Error::Status { status, .. } if is_busy(*status) => {
@@ -144,6 +144,7 @@ impl Error {
                 | upstream::Error::Cut { .. }
                 | upstream::Error::Short { .. }
                 | upstream::Error::Status { .. }
+                | upstream::Error::Resting { .. }
                 | upstream::Error::Offline { .. }
                 | upstream::Error::Invalid { .. }
                 | upstream::Error::Busy { .. }
@@ -184,6 +185,7 @@ impl Error {
                     | upstream::Error::Short { .. }
                     | upstream::Error::Silent { .. }
                     | upstream::Error::Status { .. }
+                    | upstream::Error::Resting { .. }
                     | upstream::Error::Offline { .. }
                     | upstream::Error::Invalid { .. }
                     | upstream::Error::Busy { .. }
@@ -205,6 +207,7 @@ impl Error {
                     retry_after,
                     ..
                 } if is_busy(*status) => Some(retry_after.unwrap_or(RETRY_AFTER)),
+                upstream::Error::Resting { left, .. } => Some(*left),
                 upstream::Error::Gone { .. }
                 | upstream::Error::Refused { .. }
                 | upstream::Error::Status { .. }
@@ -225,6 +228,14 @@ impl Error {
             | Self::Deadline { .. }
             | Self::Lost => None,
         }
+    }
+
+    /// The pause that the registry asks for before it answers this.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let Self::Upstream { source, .. } = self else {
+            return None;
+        };
+        self.retry_after().filter(|_| source.is_rate_limit())
     }
 
     /// Whether the registry itself says that it is not there.

@@ -51,16 +51,8 @@ pub(super) fn is_usable(policy: &Freshness, age: Option<Duration>) -> bool {
 
 /// The pause after a failed check that follows a pause of `former`: doubling, up to a minute.
 pub(super) fn next_pause(policy: &Freshness, former: Option<Duration>) -> Duration {
-    match former {
-        None => policy.retry_after,
-        Some(former) => former
-            .saturating_mul(2)
-            .min(PAUSE_MAX)
-            .max(policy.retry_after),
-    }
+    crate::net::next_pause(policy.retry_after, former)
 }
-
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -110,17 +102,5 @@ mod tests {
             unavailable: false,
         };
         assert_eq!(judge(&policy, facts), Verdict::Check);
-    }
-
-    #[test]
-    fn pauses_double_up_to_a_minute() {
-        let mut pause = None;
-        let pauses: Vec<u64> = (0..6)
-            .map(|_| {
-                pause = Some(next_pause(&POLICY, pause));
-                pause.unwrap().as_secs()
-            })
-            .collect();
-        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -123,7 +123,7 @@ impl Proxy {
     ///
     /// When there is no content to answer with.
     pub async fn pull(&self, pull: &Pull) -> Result<Answer, Error> {
-        let answered = timeout_at(pull.deadline, Box::pin(self.answer(pull))).await;
+        let answered = timeout_at(pull.deadline, Box::pin(self.answer_patiently(pull))).await;
         answered.unwrap_or(Err(Error::Deadline {
             allowed: self.answer_timeout,
         }))
@@ -197,6 +197,23 @@ impl Proxy {
             tags: purged.tags.max(tags),
             ..purged
         })
+    }
+
+    /// Where the registry asks for a pause that is over soon, and nothing here can be served instead, answers after it: clients
+    /// that are told to come back later mostly go elsewhere, or come back at once.
+    async fn answer_patiently(&self, pull: &Pull) -> Result<Answer, Error> {
+        // The rest of the time is for the answer itself.
+        let latest = pull.deadline - self.answer_timeout / 2;
+        loop {
+            let answered = Box::pin(self.answer(pull)).await;
+            let pause = answered.as_ref().err().and_then(Error::pause);
+            // Not all at once.
+            let late = Duration::from_millis(rand::random_range(0..PAUSE_LATE_MAX_MILLIS));
+            match pause.map(|it| Instant::now() + it.max(PAUSE_MIN) + late) {
+                Some(over) if over <= latest => sleep_until(over).await,
+                Some(_) | None => return answered,
+            }
+        }
     }
 
     async fn answer(&self, pull: &Pull) -> Result<Answer, Error> {
@@ -383,6 +400,10 @@ impl Proxy {
         Ok(served)
     }
 }
+
+/// Between two questions to a registry that asks for a pause and not for how long one; and how much later than that some ask.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_LATE_MAX_MILLIS: u64 = 200;
 
 /// A client for each upstream, by all of its names.
 fn routes(

@@ -483,6 +483,10 @@ impl Tags {
     ) -> Option<Failed> {
         let policy = state.registry.freshness(&state.tag);
         let pause = match source.class() {
+            // Nobody was asked, and nobody will be too early.
+            Class::Unavailable if matches!(**source, upstream::Error::Resting { .. }) => {
+                return None;
+            }
             Class::Unavailable => {
                 let former = inner.failed.as_ref().map(|it| it.pause);
                 let told = source.retry_after().unwrap_or_default();

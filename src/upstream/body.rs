@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::error::{Error, Fault};
+use super::rest::Host;
 
 /// A response body in progress. Dropped, the transfer is given up.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Body {
     host: String,
     idle_timeout: Duration,
     received: IntCounter,
+    /// Who hears that it goes on.
+    heard_of: Option<Arc<Host>>,
     _places: Places,
 }
 
@@ -46,7 +49,7 @@ impl Body {
         incoming: Incoming,
         host: &str,
         idle_timeout: Duration,
-        received: IntCounter,
+        (received, heard_of): (IntCounter, Option<Arc<Host>>),
         places: Places,
     ) -> Self {
         Self {
@@ -55,6 +58,7 @@ impl Body {
             host: host.to_owned(),
             idle_timeout,
             received,
+            heard_of,
             _places: places,
         }
     }
@@ -110,6 +114,9 @@ impl Body {
             };
             if let Ok(bytes) = frame.into_data() {
                 self.received.inc_by(bytes.len() as u64);
+                if let Some(host) = &self.heard_of {
+                    host.answered();
+                }
                 return Ok(Some(bytes));
             }
         }

@@ -10,8 +10,10 @@ use tracing::{debug, warn};
 use super::config::{Config, MirrorConfig};
 use super::error::{Class, Error, Fault};
 use super::metrics::Metrics;
+use super::rest::{Entry, Rest, Turn};
 use super::site::{BlobHead, Listing, Manifest, ManifestHead, Site};
 use super::transport::TransportError;
+use crate::net::Chain;
 use crate::oci::{Digest, Endpoint, Reference, RepositoryName};
 
 /// One remote registry: its mirrors in their order, and the registry itself.
@@ -28,15 +30,8 @@ pub(super) struct Mirror {
     pub(super) site: Arc<Site>,
     resolves: bool,
     rest: Mutex<Rest>,
-}
-
-/// The pause of a mirror that did not answer as it should.
-#[derive(Debug, Default)]
-struct Rest {
-    until: Option<Instant>,
-    pause: Duration,
     /// Until when it is not asked because it lied; no answer of it shortens that.
-    distrusted_until: Option<Instant>,
+    distrusted_until: Mutex<Option<Instant>>,
 }
 
 impl Upstream {
@@ -53,10 +48,12 @@ impl Upstream {
             let label = format!("{name}@{host}");
             // All of them share the time that one of them would have.
             let patience = (site.connect_timeout + site.first_byte_timeout) / places;
+            let (resting, _) = metrics.rests(&label);
             Ok(Arc::new(Mirror {
+                rest: Mutex::new(Rest::new(site.rest, resting)),
                 site: Arc::new(Site::new(&label, site, Some(patience), metrics.clone())?),
                 resolves,
-                rest: Mutex::default(),
+                distrusted_until: Mutex::default(),
             }))
         });
         Ok(Self {
@@ -175,7 +172,8 @@ impl Upstream {
         let mut doubted = false;
         for mirror in asked {
             doubted = true;
-            mirror.rest.lock().begin(now);
+            let cause = Arc::new(mirror.site.invalid(Fault::Vanished));
+            mirror.rest.lock().begin(now, &cause, now);
         }
         doubted
     }
@@ -197,47 +195,49 @@ impl Upstream {
     {
         let (mirrors, own) = self.places()?;
         for mirror in mirrors.iter().filter(|it| it.resolves || !resolving) {
-            match ask(Arc::clone(&mirror.site)).await {
-                Ok(answer) => {
-                    mirror.answered();
-                    return Ok(answer);
-                }
-                Err(error) => mirror.failed(&error),
+            if let Ok(answer) = mirror.asked(ask(Arc::clone(&mirror.site))).await {
+                return Ok(answer);
             }
         }
         ask(own).await
     }
 }
 
-impl Rest {
-    /// Begins a pause, twice as long as the last one if nothing was answered since; whether there was none. Many who asked
-    /// at once had one bad moment, and not as many.
-    fn begin(&mut self, now: Instant) -> bool {
-        let is_first = self.pause.is_zero();
-        if self.until.is_none_or(|until| until <= now) {
-            self.pause = (self.pause * 2).clamp(REST_MIN, REST_MAX);
-            self.until = Some(now + self.pause);
-        }
-        is_first
-    }
-}
-
 impl Mirror {
-    /// Notes that it answered as it should.
-    pub(super) fn answered(&self) {
-        let mut rest = self.rest.lock();
-        (rest.until, rest.pause) = (None, Duration::ZERO);
+    /// What it says, unless it is left alone. Whoever cannot answer is left alone for a while, so that it costs its time once
+    /// and not each pull.
+    pub(super) async fn asked<T>(
+        &self,
+        asking: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let entry = self.rest.lock().enter(self.site.host(), Instant::now());
+        let turn = match entry {
+            Entry::Open(turn) => turn,
+            // Others need not wait for what one finds out: there is somebody else to ask.
+            Entry::Probed(_, refusal) | Entry::Closed(refusal) => return Err(refusal),
+        };
+        let answer = asking.await;
+        match &answer {
+            Ok(_) => {
+                self.rest.lock().end();
+            }
+            Err(error) => self.failed(&turn, error),
+        }
+        answer
     }
 
-    /// Notes a failure: whoever cannot answer is left alone for a while, so that it costs its time once and not each pull.
-    pub(super) fn failed(&self, error: &Error) {
-        debug!(upstream = self.site.name(), error = %crate::net::Chain(error), "going on from a mirror");
+    fn failed(&self, turn: &Turn, error: &Error) {
+        debug!(upstream = self.site.name(), error = %Chain(error), "going on from a mirror");
+        // Who has no parts, or encodes them, may yet be asked for the whole.
+        let is_ours = matches!(error, Error::Busy { .. })
+            || matches!(error.fault(), Some(Fault::Range | Fault::Encoding));
         if error.fault() == Some(Fault::Digest) {
             self.lied();
-        } else if error.class() == Class::Unavailable && !matches!(error, Error::Busy { .. }) {
-            let is_first = self.rest.lock().begin(Instant::now());
+        } else if error.class() == Class::Unavailable && !is_ours {
+            let cause = Arc::new(error.clone());
+            let is_first = self.rest.lock().begin(turn.asked(), &cause, Instant::now());
             if is_first {
-                warn!(upstream = self.site.name(), error = %crate::net::Chain(error), "a mirror does not answer");
+                warn!(upstream = self.site.name(), error = %Chain(error), "a mirror does not answer");
             }
         }
     }
@@ -248,19 +248,16 @@ impl Mirror {
             upstream = self.site.name(),
             "a mirror sent wrong bytes, not asked for a while"
         );
-        self.rest.lock().distrusted_until = Some(Instant::now() + LIAR_REST);
+        *self.distrusted_until.lock() = Some(Instant::now() + LIAR_REST);
     }
 
     fn is_resting(&self) -> bool {
-        let rest = self.rest.lock();
-        let mut times = rest.until.into_iter().chain(rest.distrusted_until);
-        times.any(|until| Instant::now() < until)
+        let now = Instant::now();
+        let is_distrusted = self.distrusted_until.lock().is_some_and(|it| now < it);
+        is_distrusted || self.rest.lock().is_on(now)
     }
 }
 
-/// How long a mirror that failed is not asked: twice as long after each failure in a row, up to the longest.
-const REST_MIN: Duration = Duration::from_secs(5);
-const REST_MAX: Duration = Duration::from_secs(60);
 /// How long a mirror that sent wrong bytes is not asked: longer than its bytes are refused.
 const LIAR_REST: Duration = Duration::from_secs(600);
 
@@ -272,24 +269,4 @@ fn are_apart(here: Option<u64>, there: Option<u64>) -> bool {
 /// Whether this asks what a name means now.
 const fn is_resolving(reference: &Reference) -> bool {
     matches!(reference, Reference::Tag(_))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_bad_moment_is_one_pause_however_many_asked() {
-        let (mut rest, mut now) = (Rest::default(), Instant::now());
-        assert!(rest.begin(now));
-        assert!(!rest.begin(now));
-        assert_eq!(rest.pause, REST_MIN);
-        for expected in [10, 20, 40, 60, 60] {
-            now += rest.pause;
-            for _ in 0..7 {
-                rest.begin(now);
-            }
-            assert_eq!(rest.pause, Duration::from_secs(expected));
-        }
-    }
 }

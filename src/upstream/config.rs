@@ -56,6 +56,8 @@ pub struct SiteConfig {
     pub first_byte_timeout: Duration,
     /// How long a body may be silent.
     pub idle_timeout: Duration,
+    /// How long a host that does not answer is left alone at first; doubles up to a minute.
+    pub rest: Duration,
     /// Requests in flight at once; further ones wait.
     pub requests_max: usize,
     /// What names and addresses mean; nothing but what they are, except in tests.

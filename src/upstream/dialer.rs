@@ -22,6 +22,7 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -277,6 +278,26 @@ impl Service<Uri> for Dialer {
     }
 }
 
+/// Whether it is our own rule or limit that there is no connection, and no fault of whoever was dialled.
+pub(super) fn is_ours(error: &(dyn std::error::Error + 'static)) -> bool {
+    let links = std::iter::successors(Some(error), |it| it.source());
+    links
+        .filter_map(|it| it.downcast_ref::<io::Error>())
+        .any(|it| {
+            let forbidden = it.get_ref().is_some_and(|it| it.is::<Forbidden>());
+            let errno = it.raw_os_error().map(Errno::from_raw_os_error);
+            forbidden || errno.is_some_and(|it| OUR_LIMITS.contains(&it))
+        })
+}
+
+/// What the machine says when it has no files, ports or memory for one more connection.
+const OUR_LIMITS: [Errno; 5] = [
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::ADDRNOTAVAIL,
+    Errno::NOBUFS,
+    Errno::NOMEM,
+];
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 fn connector(rule: Rule, connect_timeout: Duration) -> HttpConnector<Resolver> {
@@ -303,5 +324,26 @@ mod tests {
         assert_eq!(known(&[Loopback, Loopback]), Some(Loopback));
         assert_eq!(known(&[Loopback, Public]), None);
         assert_eq!(known(&[Public, Loopback, Loopback]), None);
+    }
+
+    #[test]
+    fn our_own_limits_and_rules_are_nobodys_fault() {
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for (error, expected) in [
+            (of(Errno::MFILE), true),
+            (of(Errno::ADDRNOTAVAIL), true),
+            (io::Error::other(Forbidden(AddressClass::Loopback)), true),
+            (of(Errno::CONNREFUSED), false),
+            (of(Errno::NETUNREACH), false),
+            (io::ErrorKind::TimedOut.into(), false),
+        ] {
+            let text = error.to_string();
+            // As what the client says is wrapped.
+            let wrapped = ProxyError::Unreachable {
+                proxy: String::new(),
+                source: Box::new(error),
+            };
+            assert_eq!(is_ours(&wrapped), expected, "{text}");
+        }
     }
 }

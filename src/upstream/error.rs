@@ -72,6 +72,17 @@ pub enum Error {
         /// The mirror.
         host: String,
     },
+    /// It did not answer, and is left alone for a while: nothing was asked.
+    #[error("{host} is left alone for {left:?}")]
+    Resting {
+        /// The host: the registry, its token server, or where its blobs are.
+        host: String,
+        /// For how long yet; zero while somebody finds out whether it answers again.
+        left: Duration,
+        /// What happened when it was last asked.
+        #[source]
+        source: Arc<Self>,
+    },
     /// The configuration says not to ask.
     #[error("{host} is not asked: the upstream is configured as offline")]
     Offline {
@@ -166,6 +177,7 @@ impl Error {
             | Self::Short { .. }
             | Self::Silent { .. }
             | Self::Status { .. }
+            | Self::Resting { .. }
             | Self::Offline { .. }
             | Self::Invalid { .. }
             | Self::Busy { .. }
@@ -179,7 +191,8 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Cut { .. }
             | Self::Short { .. }
-            | Self::Silent { .. } => true,
+            | Self::Silent { .. }
+            | Self::Resting { .. } => true,
             Self::Status { status, .. } => {
                 status.is_server_error()
                     || matches!(
@@ -206,6 +219,7 @@ impl Error {
             | Self::Silent { .. }
             | Self::Gone { .. }
             | Self::Refused { .. }
+            | Self::Resting { .. }
             | Self::Offline { .. }
             | Self::Status { .. }
             | Self::Busy { .. }
@@ -213,10 +227,11 @@ impl Error {
         }
     }
 
-    /// How long the registry asked us to wait.
+    /// How long the registry asked us to wait, or is left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
+            Self::Resting { left, .. } => Some(*left),
             Self::Unreachable { .. }
             | Self::Cut { .. }
             | Self::Short { .. }
@@ -230,12 +245,26 @@ impl Error {
         }
     }
 
+    /// Whether a registry that is there asks us to come back later.
+    pub fn is_rate_limit(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    /// What happened when somebody was last asked.
+    pub fn cause(&self) -> &Self {
+        if let Self::Resting { source, .. } = self {
+            return source.cause();
+        }
+        self
+    }
+
     /// A metrics label for why something is tried again.
     pub(super) fn retry_reason(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",
             Self::Cut { .. } | Self::Short { .. } => "cut",
             Self::Silent { .. } => "stall",
+            Self::Resting { .. } => "resting",
             Self::Gone { .. }
             | Self::Refused { .. }
             | Self::Offline { .. }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::net::total;
@@ -17,6 +17,9 @@ pub struct Metrics {
     bytes: IntCounterVec,
     retries: IntCounterVec,
     quota: IntGaugeVec,
+    quota_limit: IntGaugeVec,
+    resting: IntGaugeVec,
+    unasked: IntCounterVec,
     tokens: IntCounterVec,
 }
 
@@ -58,10 +61,22 @@ impl Metrics {
                 ),
                 &["upstream", "reason"],
             )?,
-            quota: IntGaugeVec::new(
+            quota: gauges(
+                "layerhold_upstream_quota_remaining",
+                "Pulls that upstream lets us have yet, as it last said",
+            )?,
+            quota_limit: gauges(
+                "layerhold_upstream_quota_limit",
+                "Pulls that upstream lets us have in all, as it last said",
+            )?,
+            resting: gauges(
+                "layerhold_upstream_resting",
+                "Hosts of an upstream that are left alone because they do not answer",
+            )?,
+            unasked: IntCounterVec::new(
                 Opts::new(
-                    "layerhold_upstream_quota_remaining",
-                    "Pulls that upstream lets us have yet, as it last said",
+                    "layerhold_upstream_unasked_total",
+                    "Requests not sent because the host is left alone",
                 ),
                 &["upstream"],
             )?,
@@ -76,6 +91,9 @@ impl Metrics {
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.tokens.clone()))?;
         registry.register(Box::new(metrics.quota.clone()))?;
+        registry.register(Box::new(metrics.quota_limit.clone()))?;
+        registry.register(Box::new(metrics.resting.clone()))?;
+        registry.register(Box::new(metrics.unasked.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
@@ -107,8 +125,19 @@ impl Metrics {
         self.bytes.with_label_values(&[upstream])
     }
 
-    pub(super) fn quota(&self, upstream: &str, remaining: i64) {
-        self.quota.with_label_values(&[upstream]).set(remaining);
+    /// What upstream says of how much it lets us have: what is left, and in all.
+    pub(super) fn quota(&self, upstream: &str, (remaining, limit): (Option<i64>, Option<i64>)) {
+        for (gauge, said) in [(&self.quota, remaining), (&self.quota_limit, limit)] {
+            if let Some(said) = said {
+                gauge.with_label_values(&[upstream]).set(said);
+            }
+        }
+    }
+
+    /// The hosts of an upstream that rest, and what was not asked of them.
+    pub(super) fn rests(&self, upstream: &str) -> (IntGauge, IntCounter) {
+        let resting = self.resting.with_label_values(&[upstream]);
+        (resting, self.unasked.with_label_values(&[upstream]))
     }
 
     pub(super) fn exchanged(&self, upstream: &str, succeeded: bool) {
@@ -119,4 +148,9 @@ impl Metrics {
     pub(super) fn retried(&self, upstream: &str, reason: &str) {
         self.retries.with_label_values(&[upstream, reason]).inc();
     }
+}
+
+/// A gauge of each upstream.
+fn gauges(name: &str, help: &str) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(Opts::new(name, help), &["upstream"])
 }

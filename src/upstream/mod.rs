@@ -29,6 +29,7 @@ mod token;
 mod challenge;
 mod party;
 mod address;
+mod rest;
 mod error;
 mod credentials;
 mod helper;

@@ -24,9 +24,11 @@ use super::challenge::Challenge;
 use super::config::SiteConfig;
 use super::credential::Credential;
 use super::credentials::Credentials;
+use super::dialer;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::party::{self, Realm};
+use super::rest::{Host, Hosts, Trouble};
 use super::token::{Place, Token, Tokens};
 use super::transport::{self, Transport, TransportError, Transports};
 use crate::net::{self, http_date};
@@ -40,6 +42,8 @@ pub(super) struct Sender {
     host: String,
     config: SiteConfig,
     transports: Transports,
+    /// Who of those that it leads to does not answer.
+    hosts: Hosts,
     credentials: Credentials,
     /// Whether the site was last seen to ask for a password, which it then gets at once.
     wants_password: AtomicBool,
@@ -74,6 +78,8 @@ pub(super) struct Reply {
     host: String,
     /// Whether that was the registry itself, and not somebody whom it named.
     is_own: bool,
+    /// Who hears it when more comes.
+    pub(super) heard_of: Option<Arc<Host>>,
 }
 
 /// An answer of the site itself, and what it was shown for it.
@@ -90,14 +96,19 @@ struct Entry<'a> {
 }
 
 impl Sender {
+    /// Asks one site, which metrics and logs call `name`. Whether a mirror is to be asked at all is for others to say.
     pub(super) fn new(
         name: &str,
         config: SiteConfig,
+        is_mirror: bool,
         metrics: Metrics,
     ) -> Result<Self, TransportError> {
+        let host = host_of(&config.url);
+        let except = is_mirror.then(|| host.clone());
         Ok(Self {
             name: name.to_owned(),
-            host: host_of(&config.url),
+            hosts: Hosts::new(name, except, config.rest, metrics.rests(name)),
+            host,
             transports: transport::clients(&config)?,
             credentials: Credentials::new(name, &config),
             wants_password: AtomicBool::new(false),
@@ -161,6 +172,7 @@ impl Sender {
         }
         Ok(Reply {
             response,
+            heard_of: self.hosts.of(&self.host),
             host: self.host.clone(),
             is_own: true,
         })
@@ -235,9 +247,11 @@ impl Sender {
             let request = request(question, &target, authorization.clone());
             response = self.send(transport, request, label).await?;
             if !response.status().is_redirection() {
+                let host = host_of(&target);
                 return Ok(Reply {
                     response,
-                    host: host_of(&target),
+                    heard_of: self.hosts.of(&host),
+                    host,
                     is_own,
                 });
             }
@@ -364,6 +378,12 @@ impl Sender {
         label: &str,
     ) -> Result<Response<Incoming>, Error> {
         let host = host_of(request.uri());
+        let asked = self.hosts.of(&host);
+        let turn = match &asked {
+            Some(host) => Some(host.turn().await?),
+            None => None,
+        };
+        let silence = Trouble::silent(request.uri().path());
         let began = Instant::now();
         let patience = self.patience();
         let response = match timeout(patience, transport.request(request)).await {
@@ -377,18 +397,28 @@ impl Sender {
         let status = response.as_ref().ok().map(Response::status);
         self.metrics
             .answered(&self.name, label, status, began.elapsed());
+        if let (Some(host), Some(turn)) = (&asked, &turn) {
+            match &response {
+                Ok(_) => host.answered(),
+                Err(error) => {
+                    if let Some(trouble) = trouble(error, silence) {
+                        host.failed(turn, trouble, error);
+                    }
+                }
+            }
+        }
         response
     }
 
     /// What the answer says of how much more we may ask.
     fn note_limits(&self, response: &Response<Incoming>) {
         // `76;w=21600`: so many within so many seconds (Docker Hub, "Pull rate limit").
-        let remaining = response.headers().get(RATELIMIT_REMAINING);
-        let remaining =
-            remaining.and_then(|it| it.to_str().ok()?.split(';').next()?.trim().parse().ok());
-        if let Some(remaining) = remaining {
-            self.metrics.quota(&self.name, remaining);
-        }
+        let said = |name| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            value.split(';').next()?.trim().parse().ok()
+        };
+        let quota = (said(RATELIMIT_REMAINING), said(RATELIMIT_LIMIT));
+        self.metrics.quota(&self.name, quota);
         note_rest(&self.rest_until, response);
     }
 
@@ -460,6 +490,7 @@ const AGENT: HeaderValue =
 /// Who asks, to token servers that keep a list.
 const CLIENT_ID: &str = "layerhold";
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
+const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 /// The pause before the one retry of a request whose connection broke; half of it is left to chance.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -573,6 +604,15 @@ fn check_rest(until: &Mutex<Option<Instant>>, host: &str) -> Result<(), Error> {
             retry_after: Some(rest),
         }),
     }
+}
+
+/// What a failure says about the host that was asked; `silence` is about what that was.
+fn trouble(error: &Error, silence: Trouble) -> Option<Trouble> {
+    if let Error::Unreachable { source, .. } = error {
+        let is_of_host = source.is_connect() && !dialer::is_ours(source.as_ref());
+        return is_of_host.then_some(Trouble::Unconnected);
+    }
+    matches!(error, Error::Silent { .. }).then_some(silence)
 }
 
 fn host_of(uri: &Uri) -> String {

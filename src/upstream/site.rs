@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -116,7 +115,7 @@ impl Site {
                     .saturating_sub((requests_max / 4).max(1))
                     .max(1),
             )),
-            sender: Sender::new(name, config, metrics.clone())?,
+            sender: Sender::new(name, config, patience.is_some(), metrics.clone())?,
             metrics,
         })
     }
@@ -172,13 +171,14 @@ impl Site {
             reference: reference.clone(),
         })?;
         let (reply, place) = self.ask(&question(Method::GET, &endpoint)).await?;
-        let response = reply.successful()?.response;
-        self.check_no_page(response.headers())?;
-        let head = self.manifest_head(response.headers())?;
+        let reply = reply.successful()?;
+        let headers = reply.response.headers();
+        self.check_no_page(headers)?;
+        let head = self.manifest_head(headers)?;
         if head.size.is_some_and(|size| size > bytes_max) {
             return Err(self.invalid(Fault::TooLarge));
         }
-        let (_, body) = self.body(response, place, None)?;
+        let (_, body) = self.body(reply, place, None)?;
         let bytes = self.collected(body, bytes_max).await?;
         let verified = verified(bytes, &head, reference);
         verified.map_err(|fault| self.invalid(fault))
@@ -201,12 +201,12 @@ impl Site {
             ..question(Method::GET, &endpoint)
         };
         let (reply, place) = self.ask(&question).await?;
-        let response = reply.successful()?.response;
-        let headers = response.headers();
+        let reply = reply.successful()?;
+        let headers = reply.response.headers();
         let media_type = text(headers, &CONTENT_TYPE).and_then(|it| MediaType::parse(it).ok());
         let filters_applied = text(headers, &OCI_FILTERS_APPLIED).map(str::to_owned);
         let next = headers.get_all(LINK).iter().find_map(next_query);
-        let (_, body) = self.body(response, place, None)?;
+        let (_, body) = self.body(reply, place, None)?;
         Ok(Listing {
             bytes: self.collected(body, bytes_max).await?,
             media_type,
@@ -294,7 +294,8 @@ impl Site {
             ..question(Method::GET, &endpoint)
         };
         let (reply, place) = self.ask(&question).await?;
-        let response = reply.successful()?.response;
+        let reply = reply.successful()?;
+        let response = &reply.response;
         self.check_blob_head(response.headers(), digest)?;
         let (begins_at, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let content_range =
@@ -314,7 +315,7 @@ impl Site {
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let validator = response.headers().get(ETAG).filter(|it| is_strong(it));
         let validator = validator.cloned();
-        let (is_encoded, body) = self.body(response, place, blob_place)?;
+        let (is_encoded, body) = self.body(reply, place, blob_place)?;
         // A part of something encoded is no part of the blob, and its size is not the blob's.
         if is_encoded && is_part {
             return Err(self.invalid(Fault::Encoding));
@@ -430,10 +431,13 @@ impl Site {
     /// The body, taken out of a content coding that we did not ask for, and whether there was one.
     fn body(
         &self,
-        response: Response<Incoming>,
+        reply: Reply,
         request_place: OwnedSemaphorePermit,
         blob_place: Option<OwnedSemaphorePermit>,
     ) -> Result<(bool, Body), Error> {
+        let Reply {
+            response, heard_of, ..
+        } = reply;
         let coding = coding(response.headers());
         let (is_plain, is_gzip) = (is_plain(coding), coding.eq_ignore_ascii_case("gzip"));
         if !is_plain && !is_gzip {
@@ -448,7 +452,7 @@ impl Site {
             response.into_body(),
             self.host(),
             self.idle_timeout,
-            received,
+            (received, heard_of),
             places,
         );
         Ok((is_gzip, if is_gzip { body.decoded() } else { body }))

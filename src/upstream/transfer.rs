@@ -243,7 +243,10 @@ impl Transfer {
         debug!(host = spot.site.host(), digest = %self.digest, position = self.position, error = %error, "transfer interrupted");
         self.turn = (self.turn + 1) % self.spots.len();
         let pause = PAUSE.saturating_mul(1 << self.failures.min(4));
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        let pause = pause.mul_f64(rand::random_range(0.5..1.0));
+        // Where there is somebody else to ask, nobody need wait for one who wants to be left alone.
+        let told = error.retry_after().filter(|_| self.spots.len() == 1);
+        tokio::time::sleep(pause.max(told.unwrap_or_default().min(TOLD_PAUSE_MAX))).await;
         Ok(())
     }
 
@@ -356,12 +359,7 @@ impl Spot {
         let asking = self.site.blob(&self.name, digest, part, if_range);
         match &self.mirror {
             None => asking.await,
-            Some(mirror) => {
-                let answer = asking.await;
-                answer
-                    .inspect(|_| mirror.answered())
-                    .inspect_err(|error| mirror.failed(error))
-            }
+            Some(mirror) => mirror.asked(asking).await,
         }
     }
 }
@@ -391,3 +389,5 @@ const RESUMPTIONS_MAX: u32 = 32;
 const SOURCES_MAX: usize = 8;
 /// The pause after the first failure, doubling; half of it is left to chance, so that many do not come back at once.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause that somebody gets in the middle of a transfer, which asks again after it all the same.
+const TOLD_PAUSE_MAX: Duration = Duration::from_secs(20);

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use crate::harness::proxy::ONE;
 use crate::harness::{
-    APP, Blob, FakeRegistry, Fault, Image, KIB, MIB, Request, TestProxy, Whole, any, get, pair,
+    APP, Blob, BlobHost, FakeRegistry, Fault, Image, KIB, MIB, Request, TestProxy, Whole, any, get,
+    pair,
 };
 
 /// An upstream that has an image of which nothing was pulled yet, and a proxy that waits briefly.
@@ -178,6 +179,68 @@ async fn pitfall_41_a_rate_limit_is_not_tried_again_before_its_time() {
         assert_eq!(blob.whole().await.head.status, 503);
     }
     assert_eq!(upstream.log().len(), before);
+}
+
+/// What names no tag waits no longer than it is told to; a tag has a pause of its own besides.
+#[tokio::test]
+async fn pitfall_41_a_pause_that_ends_soon_is_waited_for_and_not_cut_short() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("freshness.retry_after", "100ms")
+        .start()
+        .await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    let [tag, manifest, blob] = requests(&proxy, &image);
+    let config = format!("/v2/{APP}/blobs/{}", image.config.digest());
+    let list = proxy.get(format!("/v2/{APP}/tags/list"));
+    for request in [blob, proxy.head(config), list, manifest, tag] {
+        let asked = upstream.log().len();
+        upstream.once(any(""), Fault::RateLimit(1));
+        let began = Instant::now();
+        let whole = request.whole().await;
+        assert_eq!(whole.head.status, 200, "{request:?}: {}", whole.text());
+        assert!(began.elapsed() >= Duration::from_secs(1), "{request:?}");
+        assert_eq!(upstream.log().len(), asked + 2, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_41_neither_a_408_nor_a_429_is_passed_on() {
+    for (fault, status) in [
+        (Fault::Status(408), 502),
+        (Fault::Status(429), 503),
+        (Fault::RateLimit(60), 503),
+    ] {
+        for is_redirected in [false, true] {
+            let (upstream, proxy, image) = cold().await;
+            let host = BlobHost::start().await;
+            upstream.redirect(get("/blobs/"), 307, host.link(image.layers[0].digest()));
+            host.always(any(""), fault);
+            if !is_redirected {
+                upstream.always(any(""), fault);
+            }
+            let blob = format!("/v2/{APP}/blobs/{}", image.layers[0].digest());
+            let mut all = vec![proxy.get(&blob), proxy.head(&blob)];
+            if !is_redirected {
+                let digest = image.manifest.digest();
+                all.extend([
+                    proxy.manifest(APP, "v1"),
+                    proxy.head(format!("/v2/{APP}/manifests/v1")),
+                    proxy.manifest(APP, digest),
+                    proxy.head(format!("/v2/{APP}/manifests/{digest}")),
+                    proxy.get(format!("/v2/{APP}/tags/list")),
+                    proxy.get(format!("/v2/{APP}/referrers/{digest}")),
+                ]);
+            }
+            for request in &all {
+                let whole = request.whole().await;
+                assert_eq!(whole.head.status, status, "{fault:?}: {request:?}");
+                let says_when = whole.head.header("retry-after").is_some();
+                assert_eq!(says_when, status == 503, "{fault:?}: {request:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod coalesce;
 mod tags;
 mod routes;
 mod errors;
+mod outage;
 mod auth;
 mod credentials;
 mod redirect;

@@ -187,12 +187,17 @@ async fn what_upstream_was_asked_and_sent_is_counted() {
 async fn the_quota_that_upstream_tells_is_shown() {
     let (upstream, proxy) = pair().await;
     upstream.add_header("ratelimit-remaining", "76;w=21600");
+    upstream.add_header("ratelimit-limit", "100;w=21600");
     upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
     proxy.pull_manifest(APP, "v1").await;
     let quota = proxy
         .metric("layerhold_upstream_quota_remaining", &[("upstream", ONE)])
         .await;
     assert_eq!(quota, 76.0);
+    let limit = proxy
+        .metric("layerhold_upstream_quota_limit", &[("upstream", ONE)])
+        .await;
+    assert_eq!(limit, 100.0);
 }
 
 #[tokio::test]
