@@ -146,11 +146,13 @@ pub fn told_report(report: &VerifyReport) -> String {
             what,
             repaired,
         } = finding;
+        let what = in_line(what);
         let repaired = if *repaired { " (repaired)" } else { "" };
         // A string takes everything.
         let _ = writeln!(lines, "{}: {what}{repaired}", kind.as_str());
     }
-    let more = report.wrong - report.findings.len() as u64;
+    // Whoever sent it need not be able to count.
+    let more = report.wrong.saturating_sub(report.findings.len() as u64);
     if more > 0 {
         let _ = writeln!(lines, "and {more} more");
     }
@@ -178,6 +180,11 @@ pub fn told_report(report: &VerifyReport) -> String {
     };
     let _ = writeln!(lines, "{verdict}{end}");
     lines
+}
+
+/// A text that somebody else chose, as part of one line on a terminal.
+fn in_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// A number of bytes for people, with one decimal.
@@ -209,7 +216,7 @@ pub fn told(purged: &PurgedReference) -> String {
         (blobs, "blob"),
         (bytes, "byte"),
     ];
-    let mut line = reference.clone();
+    let mut line = in_line(reference);
     let mut separator = ": ";
     for (count, unit) in counts.into_iter().filter(|(count, _)| **count > 0) {
         let plural = if *count == 1 { "" } else { "s" };
@@ -375,6 +382,20 @@ mod tests {
         let last = "wrong: 3, of which repaired: 1; not everything was looked at";
         assert_eq!(lines[3..], [last]);
         assert!(!report.is_clean());
+    }
+
+    #[test]
+    fn a_report_that_does_not_add_up_is_told_as_it_is() {
+        let mut report = VerifyReport::default();
+        report.findings.push(Finding {
+            kind: FindingKind::Foreign,
+            what: "blobs/a\n\u{1b}[2Jb".to_owned(),
+            repaired: false,
+        });
+        let told = told_report(&report);
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines[0], "foreign: blobs/a  [2Jb");
+        assert!(lines[2].starts_with("nothing is wrong"), "{told}");
     }
 
     #[test]
