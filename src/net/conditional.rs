@@ -10,10 +10,12 @@ pub fn none_match(headers: &HeaderMap, etag: &str) -> bool {
         .iter()
         .filter_map(|it| it.to_str().ok())
         .any(|text| {
-            text.split(',').map(str::trim).any(|tag| {
-                // The comparison is a weak one: the prefix does not matter.
-                tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag
-            })
+            // A tag may have commas in it, so a star between two of them need not stand for all.
+            text.trim() == "*"
+                || text.split(',').map(str::trim).any(|tag| {
+                    // The comparison is a weak one: the prefix does not matter.
+                    tag.strip_prefix("W/").unwrap_or(tag) == etag
+                })
         })
 }
 
@@ -38,6 +40,9 @@ mod tests {
             (r#"W/"a""#, true),
             (r#""b", "a""#, true),
             ("*", true),
+            (" * ", true),
+            (r#"",*,""#, false),
+            (r#""b,", "a""#, true),
             (r#""b""#, false),
             ("a", false),
             ("", false),
