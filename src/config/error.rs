@@ -94,6 +94,12 @@ pub enum Error {
         /// What the place takes.
         wanted: &'static str,
     },
+    /// A variable has bytes that are no text. They are not shown, since they may be a password's.
+    #[error("{name}: not UTF-8")]
+    NotText {
+        /// The variable.
+        name: String,
+    },
     /// A variable begins with `LAYERHOLD_` and is none of ours: likely a misspelt one.
     #[error("{name}: no such variable: expected one of {expected}")]
     UnknownVariable {

@@ -69,11 +69,10 @@ impl Sources<'_> {
     pub(super) fn variable(&self, name: &str) -> Result<Option<String>, Error> {
         let value = self.environment.get(name).filter(|text| !text.is_empty());
         match value {
-            Some(text) if text.contains(char::REPLACEMENT_CHARACTER) => Err(Error::Kind {
-                at: At::Variable(name.to_owned()),
-                value: format!("{text:?}"),
-                wanted: "UTF-8",
-            }),
+            Some(text) if text.contains(char::REPLACEMENT_CHARACTER) => {
+                let name = name.to_owned();
+                Err(Error::NotText { name })
+            }
             Some(text) => Ok(Some(text.clone())),
             None => Ok(None),
         }

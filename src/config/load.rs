@@ -699,11 +699,7 @@ upstream = [] => upstream: missing: give at least one upstream, or leave the key
                 "a.b=https://u:p@a.b",
                 "\"https://***@a.b\": not a registry's root",
             ),
-            (
-                "LAYERHOLD_CACHE_DIR",
-                "/\u{fffd}",
-                "\"/\u{fffd}\": not UTF-8",
-            ),
+            ("LAYERHOLD_CACHE_DIR", "/\u{fffd}", "not UTF-8"),
             (
                 "LAYERHOLD_CACH_DIR",
                 "/x",

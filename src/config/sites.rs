@@ -395,6 +395,16 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_no_text_is_not_shown() {
+        let broken = "hu\u{fffd}sh";
+        let file = "[[upstream]]\nnamespace = 'a.b'\nurl = 'https://a.b'\nusername = 'u'\npassword_env = 'HUB'";
+        for name in ["HUB", "HTTPS_PROXY"] {
+            let error = load_in(&[("HUB", "right"), (name, broken)], file).unwrap_err();
+            assert_eq!(error.to_string(), format!("{name}: not UTF-8"));
+        }
+    }
+
+    #[test]
     fn proxies_come_from_the_environment_unless_the_file_has_one() {
         let variables = [
             ("HTTPS_PROXY", "http://u:p@egress:1"),
