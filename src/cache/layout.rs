@@ -100,7 +100,9 @@ impl Layout {
         let mut parts = below.iter();
         let namespace = Namespace::parse(parts.next()?.to_str()?).ok()?;
         let name = RepositoryName::parse(parts.as_path().to_str()?).ok()?;
-        Some(Repository { namespace, name })
+        let repository = Repository { namespace, name };
+        // A namespace has other spellings, and a directory of one of those is not ours.
+        (self.repository(&repository) == dir).then_some(repository)
     }
 
     /// The digest that a file of this name holds; the inverse of [`Layout::blob`].
@@ -129,6 +131,29 @@ impl Layout {
 
 const GRANTED: &str = "_granted";
 const TAGS: &str = "_tags";
+
+/// Reads any name of a file or directory without panicking; what it is found to be is found there. Whether it is anything.
+pub fn fuzz_layout(input: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+
+    let layout = Layout::new(PathBuf::from("/cache"));
+    let name = OsStr::from_bytes(input);
+    let dir = layout.upstreams().join(name);
+    let repository = layout.repository_at(&dir);
+    if let Some(repository) = &repository {
+        assert_eq!(layout.repository(repository), dir, "a directory is its own");
+        let own = [layout.granted(repository), layout.tags(repository)];
+        assert!(own.iter().all(|it| layout.repository_at(it).is_none()));
+    }
+    let digests = Algorithm::ALL.map(|it| Layout::digest_of(it, name));
+    for digest in digests.iter().flatten() {
+        let blob = layout.blob(digest);
+        assert_eq!(blob.file_name(), Some(name), "a file is its own");
+        let folder = blob.parent().and_then(Path::file_name);
+        assert!(folder.and_then(Layout::folder_of).is_some());
+    }
+    repository.is_some() || digests.iter().any(Option::is_some) || Layout::folder_of(name).is_some()
+}
 
 #[cfg(test)]
 mod tests {
@@ -169,13 +194,14 @@ mod tests {
             let dir = layout.repository(&repository);
             assert_eq!(layout.repository_at(&dir), Some(repository));
         }
-        assert_eq!(
-            layout.repository_at(Path::new("/cache/upstreams/docker.io")),
-            None
-        );
-        assert_eq!(
-            layout.repository_at(Path::new("/cache/upstreams/docker.io/a/_tags")),
-            None
-        );
+        for foreign in [
+            "docker.io",
+            "docker.io/a/_tags",
+            "Docker.io/a",
+            "docker.io./a",
+        ] {
+            let dir = layout.upstreams().join(foreign);
+            assert_eq!(layout.repository_at(&dir), None, "{foreign}");
+        }
     }
 }

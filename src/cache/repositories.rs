@@ -525,6 +525,34 @@ fn parse_tag(text: &str) -> Option<TagRecord> {
     words.next().is_none().then_some(record)
 }
 
+/// Reads any file of grants without panicking; what is understood of it is understood the same when it is written anew.
+/// Whether anything is.
+pub fn fuzz_grants(input: &[u8]) -> bool {
+    let grants = Grants::parse(&String::from_utf8_lossy(input));
+    let again = Grants::parse(&grants.text());
+    assert_eq!(again, grants, "grants are read as they are written");
+    assert!(grants.manifests.values().all(MediaType::is_manifest));
+    grants.len() > 0
+}
+
+/// Reads any record of a tag without panicking; what is understood of it is understood the same when it is written anew, and
+/// no younger. Whether anything is.
+pub fn fuzz_tag_record(input: &[u8]) -> bool {
+    let Some(record) = parse_tag(&String::from_utf8_lossy(input)) else {
+        return false;
+    };
+    let again = parse_tag(&tag_text(&record));
+    let is_same = again.is_some_and(|again| {
+        let rest = TagRecord {
+            age: record.age,
+            ..again.clone()
+        };
+        rest == record && again.age >= record.age
+    });
+    assert!(is_same, "a record is read as it is written");
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
