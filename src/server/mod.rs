@@ -24,5 +24,5 @@ pub use config::Config;
 pub use health::Health;
 pub use listen::{BindError, Server};
 pub use metrics::Metrics;
-pub use purge::{PurgeReport, PurgedReference};
-pub use verify::VerifyLine;
+pub use purge::{PurgeReport, PurgedReference, fuzz_purge_order};
+pub use verify::{VerifyLine, fuzz_verify_order};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::asked::{self, NoOrder};
 use crate::cache::{PurgeError, Purged};
-use crate::net::Chain;
+use crate::net::{Chain, from_json_object};
 use crate::oci::{FullReference, InvalidFullReference};
 use crate::proxy::Proxy;
 
@@ -114,7 +114,7 @@ async fn purge(proxy: &Arc<Proxy>, request: Request<Incoming>) -> Result<PurgeRe
 
 /// All references of a body, or none when one of them is wrong.
 fn references(body: &[u8]) -> Result<Vec<FullReference>, Refusal> {
-    let asked: Asked = serde_json::from_slice(body).map_err(|_| Refusal::Body)?;
+    let asked: Asked = from_json_object(body).ok_or(Refusal::Body)?;
     let texts = match asked.reference {
         OneOrMany::One(text) => vec![text],
         OneOrMany::Many(texts) => texts,
@@ -144,6 +144,32 @@ impl Refusal {
 /// How much of a malformed reference is shown.
 const REFERENCE_SHOWN_MAX: usize = 300;
 
+/// Reads the body of any request without panicking; what is accepted is an object, and reads the same when it is rendered.
+/// Whether it is.
+pub fn fuzz_purge_order(input: &[u8]) -> bool {
+    match references(input) {
+        Ok(references) => {
+            assert!(
+                input.trim_ascii().starts_with(b"{"),
+                "an order is an object"
+            );
+            let texts: Vec<String> = references.iter().map(ToString::to_string).collect();
+            let body = serde_json::json!({ "reference": texts }).to_string();
+            assert_eq!(self::references(body.as_bytes()).ok(), Some(references));
+            true
+        }
+        Err(refusal) => {
+            let message = Chain(&refusal).to_string();
+            let is_short = message.len() <= REFERENCE_SHOWN_MAX * MESSAGE_GROWTH;
+            assert!(!message.contains(char::is_control) && is_short, "one line");
+            false
+        }
+    }
+}
+
+/// A character that is shown may be written as `\u{10ffff}`.
+const MESSAGE_GROWTH: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +188,7 @@ mod tests {
         for body in [
             "",
             "[]",
+            r#"["a.io/b"]"#,
             "{}",
             r#"{"reference": 1}"#,
             r#"{"reference": "a.io/b", "force": true}"#,

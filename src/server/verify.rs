@@ -21,6 +21,7 @@ use tracing::info;
 
 use super::asked::{self, NoOrder};
 use crate::cache::{Cache, Verify, VerifyProgress, VerifyReport};
+use crate::net::from_json_object;
 
 /// One line of the answer to `POST /verify`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +103,7 @@ impl Verifications {
 
     async fn begin(&self, request: Request<Incoming>) -> Result<mpsc::Receiver<Bytes>, Refusal> {
         let body = asked::order(request).await?;
-        let asked: Asked = serde_json::from_slice(&body).map_err(|_| Refusal::Body)?;
+        let asked: Asked = from_json_object(&body).ok_or(Refusal::Body)?;
         let place = Arc::clone(&self.place).try_acquire_owned();
         let place = place.map_err(|_| Refusal::Busy)?;
         let (lines, read) = mpsc::channel(LINES_MAX);
@@ -153,6 +154,14 @@ fn line(line: &VerifyLine) -> Bytes {
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
     text.into()
+}
+
+/// Reads the body of any request without panicking; what is accepted is an object. Whether it is.
+pub fn fuzz_verify_order(input: &[u8]) -> bool {
+    let asked: Option<Asked> = from_json_object(input);
+    let is_object = input.trim_ascii().starts_with(b"{");
+    assert!(asked.is_none() || is_object, "an order is an object");
+    asked.is_some()
 }
 
 /// Bytes in a second when nobody says how many: no burden for a disk that others read from.

@@ -144,3 +144,33 @@ impl Decoding {
 }
 
 const STEP_BYTES: usize = 1 << 10;
+
+/// Decodes anything without panicking, in steps that are bounded, and to the same whatever pieces it comes in. Whether it
+/// was gzip.
+pub fn fuzz_gzip(input: &[u8]) -> bool {
+    let decoded = |piece: usize| -> std::io::Result<Vec<u8>> {
+        let mut decoding = Decoding {
+            decoder: GzDecoder::new(Vec::new()),
+            encoded: Bytes::new(),
+            ended: false,
+        };
+        let mut decoded = Vec::new();
+        for piece in input.chunks(piece) {
+            decoding.encoded = Bytes::copy_from_slice(piece);
+            while let Some(bytes) = decoding.next()? {
+                assert!(bytes.len() <= STEP_BYTES * RATIO_MAX, "a step is bounded");
+                decoded.extend_from_slice(&bytes);
+            }
+        }
+        decoding.ended = true;
+        decoded.extend_from_slice(&decoding.next()?.unwrap_or_default());
+        Ok(decoded)
+    };
+    let whole = decoded(input.len().max(1));
+    let pieces = decoded(7);
+    assert_eq!(whole.as_ref().ok(), pieces.as_ref().ok());
+    whole.is_ok()
+}
+
+/// What deflate makes of one byte, at most (RFC 1951: 258 bytes by two bits), rounded up.
+const RATIO_MAX: usize = 1100;

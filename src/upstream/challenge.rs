@@ -1,7 +1,7 @@
 //! `WWW-Authenticate`: what a registry wants to see (RFC 9110 §11.6.1).
 
-use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, HeaderValue};
 
 /// One challenge: a scheme in lower case, and its parameters by names in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +26,28 @@ impl Challenge {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// As the RFC has it, with every value in quotes.
+    fn written(&self) -> String {
+        let mut text = self.scheme.clone();
+        for (n, (name, value)) in self.parameters.iter().enumerate() {
+            let value = value.replace('\\', r"\\").replace('"', r#"\""#);
+            let separator = if n == 0 { "" } else { "," };
+            text = format!("{text}{separator} {name}=\"{value}\"");
+        }
+        text
+    }
+
     /// Several challenges stand in one field, separated by the same commas as the parameters of one.
     fn parse(field: &str) -> Vec<Self> {
         let mut challenges: Vec<Self> = Vec::new();
         let mut rest = field.trim_start_matches(is_separator);
-        while !rest.is_empty() && challenges.len() < CHALLENGES_MAX {
+        while !rest.is_empty() {
             let (word, after) = token(rest);
             if word.is_empty() {
                 break;
             }
             let after = after.trim_start_matches(is_space);
+            let is_last = challenges.len() == CHALLENGES_MAX;
             match (after.strip_prefix('='), challenges.last_mut()) {
                 (Some(value), Some(challenge)) => {
                     let Some((value, after)) = value_of(value.trim_start_matches(is_space)) else {
@@ -48,6 +60,8 @@ impl Challenge {
                 }
                 // A parameter of no challenge.
                 (Some(_), None) => break,
+                // The last one that is read has its parameters, too.
+                (None, _) if is_last => break,
                 (None, _) => {
                     let scheme = word.to_ascii_lowercase();
                     challenges.push(Self {
@@ -110,16 +124,24 @@ fn value_of(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// Parses anything without panicking.
-#[cfg(test)]
-pub(super) fn fuzz_challenge(input: &[u8]) {
-    if let Ok(text) = str::from_utf8(input) {
-        let challenges = Challenge::parse(text);
-        assert!(
-            challenges.len() <= CHALLENGES_MAX,
-            "their number is bounded"
-        );
+/// Parses anything without panicking; what was found is found again when it is written as the RFC has it. Whether anything
+/// was.
+pub fn fuzz_challenge(input: &[u8]) -> bool {
+    let mut headers = HeaderMap::new();
+    for line in input.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(WWW_AUTHENTICATE, value);
+        }
     }
+    let found = Challenge::all(&headers);
+    assert!(found.len() <= CHALLENGES_MAX, "their number is bounded");
+    let written: Vec<String> = found.iter().map(Challenge::written).collect();
+    assert_eq!(
+        Challenge::parse(&written.join(", ")),
+        found,
+        "challenges are read as they are written"
+    );
+    !found.is_empty()
 }
 
 #[cfg(test)]
@@ -200,7 +222,7 @@ mod tests {
             r#"Bearer realm="r",error="invalid_token",service="s",error_description="a \"b\", c""#,
         ] {
             let mut headers = HeaderMap::new();
-            let field = http::HeaderValue::from_bytes(field.as_bytes()).unwrap();
+            let field = HeaderValue::from_bytes(field.as_bytes()).unwrap();
             headers.append(WWW_AUTHENTICATE, "Basic realm=\"first\"".parse().unwrap());
             headers.append(WWW_AUTHENTICATE, "Broken realm=\"".parse().unwrap());
             headers.append(WWW_AUTHENTICATE, field.clone());
@@ -216,6 +238,17 @@ mod tests {
         let found = Challenge::parse("Negotiate realm=, Bearer realm=r");
         assert_eq!(found[0].parameter("realm"), None);
         assert_eq!(found[1].parameter("realm"), Some("r"));
+    }
+
+    #[test]
+    fn the_last_challenge_that_is_read_has_its_parameters() {
+        for (before, expected) in [(CHALLENGES_MAX - 1, Some("r")), (CHALLENGES_MAX, None)] {
+            let field = format!("{}Bearer realm=r", "Negotiate, ".repeat(before));
+            let found = Challenge::parse(&field);
+            assert_eq!(found.len(), CHALLENGES_MAX);
+            let bearer = found.iter().find(|it| it.scheme == "bearer");
+            assert_eq!(bearer.and_then(|it| it.parameter("realm")), expected);
+        }
     }
 
     #[test]

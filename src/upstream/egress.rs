@@ -236,8 +236,41 @@ const ANSWER_BYTES_MAX: usize = 16 << 10;
 
 /// The status in the first line of an answer (RFC 9112 §4).
 fn status(answer: &[u8]) -> Option<StatusCode> {
-    let code = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
-    StatusCode::from_bytes(code).ok()
+    let (minor, rest) = answer.strip_prefix(b"HTTP/1.")?.split_first()?;
+    let code = rest.strip_prefix(b" ")?.get(..3)?;
+    let is_version = minor.is_ascii_digit();
+    StatusCode::from_bytes(code).ok().filter(|_| is_version)
+}
+
+/// Reads anything without panicking: a line that lists exceptions, and one that has an address. Whether that is reached
+/// directly.
+pub fn fuzz_no_proxy(input: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(input);
+    let (except, uri) = text.split_once('\n').unwrap_or(("", &text));
+    let Ok(uri) = uri.parse() else {
+        return false;
+    };
+    let proxy = Some("http://egress:3128".to_owned());
+    let proxies = Proxies::new(&Egress {
+        http: proxy.clone(),
+        https: proxy,
+        except: Some(except.to_owned()),
+    });
+    let hop = proxies.before(&uri);
+    if let Some(hop) = &hop {
+        assert_eq!(hop.name(), "egress:3128", "there is but one proxy");
+    }
+    hop.is_none()
+}
+
+/// Reads anything without panicking; the status is what the first line has after its version. Whether there is one.
+pub fn fuzz_tunnel_answer(input: &[u8]) -> bool {
+    let found = status(input);
+    if let Some(status) = found {
+        let words = input.get(8..12).unwrap_or_default();
+        assert_eq!(words, format!(" {}", status.as_u16()).as_bytes());
+    }
+    found.is_some()
 }
 
 #[cfg(test)]
@@ -300,6 +333,8 @@ mod tests {
             ("HTTP/2 200\r\n\r\n", None),
             ("SSH-2.0-OpenSSH\r\n\r\n", None),
             ("HTTP/1.1 2\r\n\r\n", None),
+            ("HTTP/1.1!200\r\n\r\n", None),
+            ("HTTP/1.x 200\r\n\r\n", None),
         ] {
             let status = status(answer.as_bytes()).map(|it| it.as_u16());
             assert_eq!(status, expected, "{answer}");

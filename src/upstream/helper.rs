@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::credential::{Credential, CredentialError};
-use crate::net::Secret;
+use crate::net::{Secret, from_json_object};
 
 /// A helper that runs. Dropped, it is killed with whatever it started.
 #[derive(Debug)]
@@ -151,15 +151,14 @@ fn read(
             Err(CredentialError::Failed { program, status })
         };
     }
-    match serde_json::from_slice(printed) {
+    match from_json_object(printed) {
         // Some say so that they know of nobody.
-        Ok(Answer { username, secret }) if username.is_empty() && secret.is_empty() => Ok(None),
+        Some(Answer { username, secret }) if username.is_empty() && secret.is_empty() => Ok(None),
         // A colon would end the user in what is sent (RFC 7617 §2).
-        Ok(Answer { username, secret }) if !secret.is_empty() && !username.contains(':') => {
+        Some(Answer { username, secret }) if !secret.is_empty() && !username.contains(':') => {
             Ok(Some(Credential::new(&username, Secret::new(secret))))
         }
-        // What serde says of it may quote it.
-        Ok(_) | Err(_) => Err(CredentialError::Malformed { program }),
+        Some(_) | None => Err(CredentialError::Malformed { program }),
     }
 }
 
@@ -169,6 +168,28 @@ const NOT_FOUND: &[u8] = b"credentials not found in native keychain";
 /// Secrets are tokens of some KiB at most.
 const PRINTED_BYTES_MAX: usize = 64 << 10;
 const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Reads anything without panicking; credentials are what was printed under their names, and can be sent. Whether there were
+/// any.
+pub fn fuzz_credential_helper(input: &[u8]) -> bool {
+    let status = ExitStatus::default();
+    let Ok(Some(found)) = read(Path::new("helper"), status, input) else {
+        return false;
+    };
+    // What is passed over may be of no characters, or no number that there is.
+    let Ok(printed) = serde_json::from_slice::<serde_json::Value>(input) else {
+        return true;
+    };
+    let said = |name| printed.get(name).and_then(serde_json::Value::as_str);
+    let secret = Secret::new(said("Secret").unwrap_or_default());
+    let expected = Credential::new(said("Username").unwrap_or_default(), secret);
+    assert_eq!(found, expected, "credentials are what was printed as such");
+    assert!(
+        found.identity_token().is_some() || found.basic().is_some(),
+        "what is known can be said"
+    );
+    true
+}
 
 #[cfg(test)]
 mod tests {
@@ -221,6 +242,7 @@ mod tests {
                 r#"{"Username":1,"Secret":"hush"}"#,
                 "x printed no credentials",
             ),
+            (well, r#"["u", "hush"]"#, "x printed no credentials"),
         ] {
             assert_eq!(of(status, text), Err(message.to_owned()), "{text}");
         }

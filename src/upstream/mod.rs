@@ -37,16 +37,22 @@ mod credential;
 mod metrics;
 mod config;
 
+pub use body::fuzz_gzip;
+pub use challenge::fuzz_challenge;
 pub use client::Upstream;
 pub use config::{
     AddressBook, ClientCertificate, Config, CredentialSource, Egress, MirrorConfig, SiteConfig,
     TlsConfig,
 };
 pub use credential::CredentialError;
+pub use egress::{fuzz_no_proxy, fuzz_tunnel_answer};
 pub use error::{Class, Error, Fault};
 pub use files::check_files;
+pub use helper::fuzz_credential_helper;
 pub use metrics::Metrics;
-pub use site::{BlobHead, Listing, Manifest, ManifestHead, media_type_of};
+pub use party::{fuzz_realm, fuzz_redirect};
+pub use site::{BlobHead, Listing, Manifest, ManifestHead, fuzz_link, media_type_of};
 pub use tls::FileError;
+pub use token::fuzz_token;
 pub use transfer::{Source, Sources, Transfer};
 pub use transport::TransportError;

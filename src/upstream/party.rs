@@ -1,8 +1,9 @@
 //! Who is who: an upstream names token servers and redirect targets, and each is another party until proven the same.
 
-use http::Uri;
-use http::uri::Scheme;
 use std::net::{IpAddr, SocketAddr};
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
 
 use super::error::Fault;
 
@@ -34,10 +35,7 @@ impl Realm {
             Some("http") => upstream.scheme() != Some(&Scheme::HTTPS),
             _ => false,
         };
-        let has_userinfo = realm
-            .authority()
-            .is_some_and(|it| it.as_str().contains('@'));
-        if !scheme_kept || has_userinfo {
+        if !scheme_kept || !is_place(realm) {
             None
         } else if is_same(upstream, realm) {
             Some(Self::Own)
@@ -47,6 +45,19 @@ impl Realm {
             is_of_domain(upstream, realm).then_some(Self::Named)
         }
     }
+}
+
+/// Whether this has a host, perhaps a port, and nothing else before its path. A port that is none would be taken for the
+/// usual one.
+fn is_place(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let host = uri.host().unwrap_or_default();
+    let has_port = match authority.strip_prefix(host) {
+        Some("") => true,
+        Some(_) => uri.port_u16().is_some(),
+        None => false,
+    };
+    !host.is_empty() && has_port
 }
 
 /// Whether two addresses are of one host, or of one registrable domain.
@@ -66,9 +77,7 @@ fn is_of_domain(upstream: &Uri, other: &Uri) -> bool {
 /// When it leads nowhere, or must not be followed.
 pub(super) fn redirect_target(asked: &Uri, location: &str) -> Result<Uri, Fault> {
     let (scheme, authority) = (asked.scheme_str().unwrap_or_default(), asked.authority());
-    let authority = authority
-        .map(http::uri::Authority::as_str)
-        .unwrap_or_default();
+    let authority = authority.map(Authority::as_str).unwrap_or_default();
     // The fragment is for nobody on this way.
     let location = location.split('#').next().unwrap_or_default();
     let absolute = if has_scheme(location) {
@@ -93,10 +102,7 @@ pub(super) fn redirect_target(asked: &Uri, location: &str) -> Result<Uri, Fault>
         Some("http") => scheme != "https",
         _ => false,
     };
-    let has_userinfo = target
-        .authority()
-        .is_some_and(|it| it.as_str().contains('@'));
-    if known_scheme && target.host().is_some() && !has_userinfo {
+    if known_scheme && is_place(&target) {
         Ok(target)
     } else {
         Err(Fault::Redirect)
@@ -173,6 +179,71 @@ fn registrable(host: &str) -> Option<&str> {
     str::from_utf8(domain.as_bytes()).ok()
 }
 
+/// Follows anything without panicking: a line is what was asked, and the rest the `Location` of its answer. What is
+/// followed leads to http or https, never down, to a host and a port and to nobody's name, and to the same place when it is
+/// written whole. Whether it is followed.
+pub fn fuzz_redirect(input: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(input);
+    let (asked, location) = text.split_once('\n').unwrap_or(("", &text));
+    let Some(asked) = parsed(asked) else {
+        return false;
+    };
+    let Ok(target) = redirect_target(&asked, location) else {
+        return false;
+    };
+    let schemes = (asked.scheme_str(), target.scheme_str());
+    assert!(
+        matches!(schemes, (_, Some("https")) | (Some("http"), Some("http"))),
+        "a redirect never leads down"
+    );
+    assert!(is_place(&target), "it leads to a host and a port");
+    let whole = target.to_string();
+    assert_eq!(redirect_target(&asked, &whole), Ok(target.clone()));
+    let is_relative = !location.contains("//") && !location.contains(':');
+    assert!(
+        !is_relative || is_same(&asked, &target),
+        "whoever names no host names its own"
+    );
+    true
+}
+
+/// Judges anything without panicking: lines are an upstream, a token server that is listed, and the realm that the upstream
+/// names. A realm that may be asked is a host and a port, not in clear where the upstream is not, and nobody by an address
+/// that is not the upstream's own or listed. Whether it may be asked.
+pub fn fuzz_realm(input: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(input);
+    let mut lines = text.split('\n').map(parsed);
+    let (Some(Some(upstream)), Some(listed)) = (lines.next(), lines.next()) else {
+        return false;
+    };
+    let realm = lines.next().flatten().filter(|it| it.host().is_some());
+    let listed: Vec<Uri> = listed.into_iter().collect();
+    let judged = realm.and_then(|it| Some((Realm::of(&upstream, &listed, &it)?, it)));
+    let Some((judged, realm)) = judged else {
+        return false;
+    };
+    assert!(is_place(&realm), "a realm is a host and a port");
+    assert!(
+        realm.scheme() == Some(&Scheme::HTTPS) || upstream.scheme() == Some(&Scheme::HTTP),
+        "credentials do not go out in clear"
+    );
+    let hosts = [&upstream, &realm].map(|it| it.host().unwrap_or_default().to_ascii_lowercase());
+    let [own, theirs] = &hosts;
+    let is_number = literal(theirs).is_some();
+    match judged {
+        Realm::Own => assert!(own == theirs && port(&upstream) == port(&realm)),
+        Realm::Listed => assert!(listed.iter().any(|it| is_same(it, &realm))),
+        Realm::Named => assert!(own == theirs || (!is_number && own.contains('.'))),
+    }
+    true
+}
+
+fn parsed(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+    (is_known && is_place(&uri)).then_some(uri)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +317,8 @@ mod tests {
             ),
             ("https://ghcr.io", "ftp://ghcr.io/token", false),
             ("https://ghcr.io", "/token", false),
+            ("https://ghcr.io", "https://ghcr.io:99999/token", false),
+            ("https://ghcr.io", "https://ghcr.io:/token", false),
         ] {
             let found = Realm::of(&uri(upstream), &[], &uri(realm));
             assert_eq!(found.is_some(), expected, "{upstream} names {realm}");
@@ -324,6 +397,10 @@ mod tests {
             ("file:///etc/passwd", None),
             ("https://u:p@cdn.example/", None),
             ("https://", None),
+            ("https://:", None),
+            ("https://:443/b", None),
+            ("https://cdn.example:/b", None),
+            ("https://cdn.example:99999/b", None),
             ("", Some("https://a.example/v2/x/blobs/")),
         ] {
             let found = redirect_target(&asked, location)

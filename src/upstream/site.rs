@@ -545,21 +545,48 @@ const GENERIC_JSON: &str = "application/json";
 
 /// The query of the `<…?query>; rel="next"` among the links of a field (RFC 8288 §3). Its host and path are not looked at.
 fn next_query(field: &HeaderValue) -> Option<String> {
-    let mut rest = field.to_str().ok()?;
+    // Titles are for people to read.
+    let text = String::from_utf8_lossy(field.as_bytes());
+    let mut rest = text.as_ref();
     while let Some((_, after)) = rest.split_once('<') {
         let (target, after) = after.split_once('>')?;
-        let (parameters, following) = after.split_once(",").unwrap_or((after, ""));
+        let (parameters, following) = split_unquoted(after, ',');
         rest = following;
-        let is_next = parameters.split(';').any(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or_default();
-            let value = value.trim().trim_matches('"').to_ascii_lowercase();
-            name.trim().eq_ignore_ascii_case("rel") && value.split(' ').any(|it| it == "next")
-        });
-        if is_next {
+        if is_next(parameters) {
             return target.split_once('?').map(|(_, query)| query.to_owned());
         }
     }
     None
+}
+
+/// Whether a link's first `rel`, which alone counts, names `next` among its relations (RFC 8288 §3.3).
+fn is_next(mut parameters: &str) -> bool {
+    while !parameters.is_empty() {
+        let (parameter, following) = split_unquoted(parameters, ';');
+        parameters = following;
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name.trim().eq_ignore_ascii_case("rel") {
+            let value = value.trim().trim_matches('"').replace('\\', "");
+            let mut relations = value.split_ascii_whitespace();
+            return relations.any(|it| it.eq_ignore_ascii_case("next"));
+        }
+    }
+    false
+}
+
+/// What is before the first separator that stands in no quoted string (RFC 9110 §5.6.4), and what is behind it.
+fn split_unquoted(text: &str, separator: char) -> (&str, &str) {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let found = text.char_indices().find(|(_, character)| {
+        let is_end = *character == separator && !is_quoted;
+        is_quoted ^= *character == '"' && !is_escaped;
+        is_escaped = *character == '\\' && is_quoted && !is_escaped;
+        is_end
+    });
+    match found {
+        Some((at, _)) => (&text[..at], &text[at + separator.len_utf8()..]),
+        None => (text, ""),
+    }
 }
 
 /// The length of the content itself; that of something encoded says nothing of it.
@@ -584,4 +611,45 @@ fn is_plain(coding: &str) -> bool {
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// Reads anything without panicking: a field of links. The query of the next page, which is a target's, if any is found.
+pub fn fuzz_link(input: &[u8]) -> Option<String> {
+    let query = next_query(&HeaderValue::from_bytes(input).ok()?)?;
+    let text = String::from_utf8_lossy(input);
+    assert!(text.contains(&format!("?{query}>")), "a target has it");
+    assert!(!query.contains('>'), "a target ends");
+    Some(query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_where_the_link_of_that_name_leads() {
+        for (field, expected) in [
+            (
+                r#"</v2/a/tags/list?last=1&n=2>; rel="next""#,
+                Some("last=1&n=2"),
+            ),
+            ("<?n=1>;REL=NEXT", Some("n=1")),
+            (
+                r#"</a?b>; rel="prev", </c?d,e>; rel="last next""#,
+                Some("d,e"),
+            ),
+            // Separators in quotes separate nothing, and what looks like a link there is none.
+            (r#"</a?b>; title="x, y; \"z\""; rel=next"#, Some("b")),
+            (r#"</a?b>; title=", <c?d>; rel=next"; rel=prev"#, None),
+            ("</a?b>; title=\"Seite f\u{fc}nf\"; rel=next", Some("b")),
+            ("</a?b>; rel=prev; rel=next", None),
+            ("</a>; rel=next", None),
+            ("</a?b>", None),
+            ("</a?b; rel=next", None),
+            ("", None),
+        ] {
+            let value = HeaderValue::from_bytes(field.as_bytes()).unwrap();
+            assert_eq!(next_query(&value).as_deref(), expected, "{field}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::credential::Credential;
 use super::error::Error;
+use crate::net::from_json_object;
 use crate::oci::RepositoryName;
 
 /// The tokens of one site, by repository. What is forgotten is asked for again.
@@ -144,7 +145,7 @@ impl Turn<'_> {
 impl Token {
     /// Reads a token server's answer; `None` when it is none.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
-        let answer: Answer = serde_json::from_slice(body).ok()?;
+        let answer: Answer = from_json_object(body)?;
         let tokens = [answer.token, answer.access_token];
         let token = tokens.into_iter().flatten().find(|it| !it.is_empty())?;
         let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
@@ -183,6 +184,28 @@ const GOOD_FOR_DEFAULT: Duration = Duration::from_secs(60);
 const GOOD_FOR_MAX: Duration = Duration::from_secs(3600);
 const PLACES_MAX: usize = 10_000;
 
+/// Reads anything without panicking; a token is the one that the answer has, and good for a bounded time. Whether there was
+/// one.
+pub fn fuzz_token(input: &[u8]) -> bool {
+    let Some(token) = Token::parse(input) else {
+        return false;
+    };
+    let left = token.good_until.saturating_duration_since(Instant::now());
+    assert!(left <= GOOD_FOR_MAX, "no token is good for ever");
+    assert!(token.authorization.is_sensitive(), "it is not shown");
+    // What is passed over may be of no characters, or no number that there is.
+    let Ok(answer) = serde_json::from_slice::<Value>(input) else {
+        return true;
+    };
+    let texts = ["token", "access_token"].map(|name| answer.get(name).and_then(Value::as_str));
+    let is_there = texts.into_iter().flatten().any(|text| {
+        let expected = format!("Bearer {text}");
+        !text.is_empty() && token.authorization.as_bytes() == expected.as_bytes()
+    });
+    assert!(is_there, "a token is what the answer calls one");
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +230,11 @@ mod tests {
         for none in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "<html>"] {
             assert!(of(none).is_none(), "{none}");
         }
+    }
+
+    #[test]
+    fn a_list_is_no_answer_of_a_token_server() {
+        assert!(Token::parse(br#"["a", null, 300]"#).is_none());
     }
 
     #[test]
