@@ -1,6 +1,7 @@
 //! Listings: tags and referrers. They are upstream's to say each time; a listing is no content, so the client's own name
 //! stands in it, and its link leads back to us.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,7 +48,7 @@ impl Listings {
         asked: &Asked,
     ) -> Result<Listing, Error> {
         let is_tags = matches!(endpoint, Endpoint::Tags { .. });
-        let query = forwarded(asked.query.as_deref(), is_tags);
+        let query = forwarded(asked.query.as_deref().unwrap_or_default(), is_tags);
         let name = endpoint.name().ok_or(Error::Lost)?;
         let key = (
             registry.repository(name),
@@ -153,40 +154,72 @@ fn is_plausible(listing: &upstream::Listing, is_tags: bool) -> bool {
         value.is_some_and(|it| it.get(key).is_some_and(|it| it.is_array() || it.is_null()));
     // A pair that does not go on would lead to the first page again, for ever.
     let can_follow = listing.next.as_deref().is_none_or(|next| {
-        let pairs = form_urlencoded::parse(next.as_bytes());
-        let mut sizes = pairs.map(|(key, value)| key.len() + value.len());
-        sizes.clone().count() <= PAIRS_MAX && sizes.all(|size| size <= PAIR_BYTES_MAX)
+        let sizes: Vec<usize> = pairs(next).map(|pair| in_query(pair).len()).collect();
+        sizes.len() <= PAIRS_MAX && sizes.iter().all(|size| *size <= PAIR_BYTES_MAX)
     });
     is_list && can_follow
 }
 
-/// The client's query as upstream gets it: without `ns`, bounded, and rendered anew.
-fn forwarded(query: Option<&str>, is_tags: bool) -> String {
-    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let mut out = form_urlencoded::Serializer::new(String::new());
-    let pairs =
-        pairs.filter(|(key, value)| key != "ns" && key.len() + value.len() <= PAIR_BYTES_MAX);
+/// The client's query as upstream gets it: without `ns`, bounded, and otherwise as it came. A cursor may be of bytes that
+/// are no text, so it is not decoded.
+fn forwarded(query: &str, is_tags: bool) -> String {
+    let mut kept: Vec<Cow<'_, str>> = Vec::new();
     let mut has_page = false;
-    for (key, value) in pairs.take(PAIRS_MAX) {
-        if !(is_tags && key == "n") {
-            out.append_pair(&key, &value);
+    for pair in pairs(query).map(in_query) {
+        if kept.len() == PAIRS_MAX {
+            break;
+        }
+        if pair.len() > PAIR_BYTES_MAX {
             continue;
         }
+        let Some(value) = value_of(&pair, "n").filter(|_| is_tags) else {
+            kept.push(pair);
+            continue;
+        };
         // One page size, a whole number, and not more than registries like.
         let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
         if is_number && !has_page {
             has_page = true;
             let n = value.parse().unwrap_or(PAGE_MAX).min(PAGE_MAX);
-            out.append_pair(&key, &n.to_string());
+            kept.push(format!("n={n}").into());
         }
     }
-    out.finish()
+    kept.join("&")
+}
+
+/// The pairs of a query that are not ours, as they are written.
+fn pairs(query: &str) -> impl Iterator<Item = &str> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.filter(|pair| value_of(pair, "ns").is_none())
+}
+
+/// The value of a pair that has this name.
+fn value_of<'a>(pair: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let (key, value) = form_urlencoded::parse(pair.as_bytes()).next()?;
+    (key == name).then_some(value)
+}
+
+/// A pair as it is, but for what cannot stand in a query (RFC 3986 §3.4).
+fn in_query(pair: &str) -> Cow<'_, str> {
+    let is_query =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$'()*+,;=:@/?%".contains(&byte);
+    if pair.bytes().all(is_query) {
+        return pair.into();
+    }
+    let mut out = String::new();
+    for byte in pair.bytes() {
+        match is_query(byte) {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out.into()
 }
 
 /// A `Link` to the next page (RFC 8288) on the client's own path: upstream's host is not the client's business, its query
 /// is opaque.
 fn link(asked: &Asked, next: &str) -> String {
-    let mut query = forwarded(Some(next), false);
+    let mut query = forwarded(next, false);
     let pairs = form_urlencoded::parse(asked.query.as_deref().unwrap_or_default().as_bytes());
     for (_, value) in pairs.filter(|(key, _)| key == "ns") {
         let mut with_namespace = form_urlencoded::Serializer::new(query);
@@ -201,6 +234,65 @@ fn renamed(bytes: &[u8], name: &str) -> Option<Bytes> {
     let object = list.as_object_mut()?;
     object.insert("name".to_owned(), Value::from(name));
     serde_json::to_vec(&list).ok().map(Bytes::from)
+}
+
+/// Answers anything without panicking: a line that is the client's query, one that is upstream's link, and what is the list.
+/// The link leads back to the client's own path, asks upstream for what its own link asks for, and is one header; the list
+/// has the client's name. Whether it is a list.
+pub fn fuzz_listing(input: &[u8]) -> bool {
+    let mut lines = input.splitn(3, |byte| *byte == b'\n');
+    let mut text = || String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let (query, next) = (text(), text());
+    let bytes = Bytes::copy_from_slice(lines.next().unwrap_or_default());
+    let path = "/v2/a.example/b/tags/list";
+    let asked = Asked {
+        name: "a.example/b".to_owned(),
+        path: path.to_owned(),
+        query: Some(query.clone()),
+    };
+    for is_tags in [true, false] {
+        let once = forwarded(&query, is_tags);
+        assert_eq!(forwarded(&once, is_tags), once, "a fixed point");
+        assert!(once.is_ascii() && !once.contains([' ', '<', '>', '"', '\r', '\n', '#']));
+    }
+    let listing = upstream::Listing {
+        bytes,
+        media_type: None,
+        next: Some(next.clone()),
+        filters_applied: None,
+    };
+    if !is_plausible(&listing, true) {
+        return false;
+    }
+    let link = link(&asked, &next);
+    let target = link.strip_prefix(&format!("<{path}?"));
+    let leads_back = target.and_then(|it| it.strip_suffix(">; rel=\"next\""));
+    // Byte by byte, since what is no text would look the same when it is something else.
+    let bytes_of = |query: &str| -> Vec<Vec<u8>> { pairs(query).map(unescaped).collect() };
+    let followed = leads_back.map(bytes_of);
+    assert_eq!(followed, Some(bytes_of(&next)), "nothing of it is lost");
+    let renamed = renamed(&listing.bytes, &asked.name).unwrap_or_default();
+    let renamed: Value = serde_json::from_slice(&renamed).unwrap_or_default();
+    let mut list: Value = serde_json::from_slice(&listing.bytes).unwrap_or_default();
+    assert_eq!(renamed["name"], asked.name);
+    list["name"] = Value::from(asked.name);
+    assert_eq!(renamed, list, "nothing else is another");
+    true
+}
+
+/// A pair with its escapes undone.
+fn unescaped(pair: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = pair.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|it| str::from_utf8(it).ok());
+        let is_escape = |it: &&str| *first == b'%' && it.bytes().all(|it| it.is_ascii_hexdigit());
+        let escaped = digits.filter(is_escape);
+        let byte = escaped.and_then(|it| u8::from_str_radix(it, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -225,16 +317,24 @@ mod tests {
     fn a_query_goes_on_bounded_and_without_ns() {
         let long = format!("n=5&x={}", "y".repeat(PAIR_BYTES_MAX));
         let cases = [
-            (None, ""),
-            (Some("ns=a.io&n=100000&last=b"), "n=1000&last=b"),
-            (Some("n=abc&n=-1&n=7&n=8"), "n=7"),
-            (Some("n=99999999999999999999999"), "n=1000"),
-            (Some("a=b%0d%0ac"), "a=b%0D%0Ac"),
-            (Some(long.as_str()), "n=5"),
+            ("", ""),
+            ("ns=a.io&n=100000&last=b", "n=1000&last=b"),
+            ("n%73=a.io&%6e=5", "n=5"),
+            ("n=abc&n=-1&n=7&n=8", "n=7"),
+            ("n=99999999999999999999999", "n=1000"),
+            ("a=b%0d%0ac&&d", "a=b%0d%0ac&d"),
+            ("a=<b> \"c\u{fc}", "a=%3Cb%3E%20%22c%C3%BC"),
+            (long.as_str(), "n=5"),
         ];
         for (query, expected) in cases {
             assert_eq!(forwarded(query, true), expected);
         }
+    }
+
+    #[test]
+    fn a_cursor_that_is_no_text_goes_on_as_it_is() {
+        let cursor = "last=%ff%FE%00+x%zz&opaque";
+        assert_eq!(forwarded(cursor, true), cursor);
     }
 
     #[test]

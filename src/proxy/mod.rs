@@ -28,6 +28,7 @@ pub use answer::{Answer, Asked, Body, Caller, Content, Listing, Method, Outcome,
 pub use config::{Config, Freshness, TagRule, UpstreamConfig};
 pub use error::{Error, RequestFault, StreamError, Subject};
 pub use front::Proxy;
+pub use listing::fuzz_listing;
 pub use metrics::Metrics;
 pub use registry::Registry;
 pub use routes::{Requested, Route};
