@@ -62,8 +62,8 @@ pub enum Command {
     /// The flags, variables and file are those of `serve`: they say where the cache is. When a running proxy has it, that
     /// one is asked, at its admin address, to check itself. Nothing is changed without --repair, but that a running proxy
     /// sets damaged content aside whenever it finds some. Says what is wrong, a line each, and a summary; on a terminal also
-    /// how far it is. SIGINT and SIGTERM end it with what was found so far. Exits with 0 when all is right, or was
-    /// repaired; with 1 when something is wrong or not everything was looked at.
+    /// how far it is. SIGINT and SIGTERM end it with what was found so far. Exits with 0 when nothing was wrong, or --repair
+    /// has made all of it right; with 1 when something was wrong or not everything was looked at.
     #[command(after_help = PRECEDENCE)]
     Verify(Verify),
 }
@@ -126,10 +126,10 @@ pub struct Purge {
 /// How everything that is kept is checked.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Verify {
-    /// Set damaged content and foreign files aside, and drop broken records
+    /// Set damaged content aside, and drop broken records
     ///
     /// What is set aside is in the directory `staging` of the cache until the next start, and is not served. It is pulled
-    /// again when it is asked for.
+    /// again when it is asked for. What is not ours is told, and left where it is.
     #[arg(long)]
     pub repair: bool,
 

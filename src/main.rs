@@ -172,7 +172,7 @@ fn verify(typed: &cli::Verify) -> Option<u8> {
         operator::told_report(&report)
     };
     let printed = print(&text);
-    Some(if report.is_clean() {
+    Some(if report.is_clean(asked) {
         printed
     } else {
         EXIT_FAILED

@@ -369,7 +369,7 @@ mod tests {
         };
         let right = "right: 3 blobs of 2.0 KiB; 0 grants and 0 tags of 0 repositories\n";
         assert_eq!(told_report(&report), format!("{right}nothing is wrong\n"));
-        assert!(report.is_clean());
+        assert!(report.is_clean(Verify::default()));
         report.findings.push(Finding {
             kind: FindingKind::Damaged,
             what: "sha256:ab".to_owned(),
@@ -381,7 +381,13 @@ mod tests {
         assert_eq!(lines[..2], ["damaged: sha256:ab (repaired)", "and 2 more"]);
         let last = "wrong: 3, of which repaired: 1; not everything was looked at";
         assert_eq!(lines[3..], [last]);
-        assert!(!report.is_clean());
+        assert!(!report.is_clean(Verify::default()));
+        // All was looked at, and what was wrong is right: it depends on whether that was asked for.
+        (report.repaired, report.finished) = (3, true);
+        for repair in [false, true] {
+            let asked = Verify { rate: 0, repair };
+            assert_eq!(report.is_clean(asked), repair);
+        }
     }
 
     #[test]

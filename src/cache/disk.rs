@@ -109,6 +109,24 @@ pub(super) enum Stored {
     Foreign(PathBuf),
 }
 
+/// What lies around in the directory besides what is ours.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    pub(super) foreign: Vec<PathBuf>,
+    /// Folders that the disk does not give.
+    pub(super) unreadable: Vec<PathBuf>,
+}
+
+impl Around {
+    fn list(&mut self, disk: &Disk, dir: &Path) -> Vec<DirEntry> {
+        let listed = disk.listed(dir);
+        listed.unwrap_or_else(|_| {
+            self.unreadable.push(dir.to_owned());
+            Vec::new()
+        })
+    }
+}
+
 impl Disk {
     /// Takes the directory for this process: makes it when absent, checks its version, and locks it. A lock whose holder
     /// says that it is draining is waited for, up to [`DRAINING_WAIT`].
@@ -294,7 +312,7 @@ impl Disk {
         }
     }
 
-    /// The folders of published files that there are.
+    /// The folders of published files that there are. Those that the disk does not give are told by [`Disk::around`].
     pub(super) fn folders(&self) -> Vec<Folder> {
         let folders = Algorithm::ALL.into_iter().flat_map(|algorithm| {
             let entries = self.entries(&self.layout.blobs(algorithm));
@@ -311,9 +329,10 @@ impl Disk {
         folders.collect()
     }
 
-    /// What is in one of them, in the order of the names.
-    pub(super) fn stored_in(&self, folder: &Folder) -> Vec<Stored> {
-        let entries = self.entries(&folder.path);
+    /// What is in one of them, in the order of the names; the folder itself when the disk does not give it.
+    pub(super) fn stored_in(&self, folder: &Folder) -> Result<Vec<Stored>, PathBuf> {
+        let entries = self.listed(&folder.path);
+        let entries = entries.map_err(|_| folder.path.clone())?;
         let stored = entries.iter().map(|entry| {
             let path = entry.path();
             let digest = Layout::digest_of(folder.algorithm, &entry.file_name());
@@ -326,64 +345,52 @@ impl Disk {
         });
         let mut stored: Vec<Stored> = stored.collect();
         stored.sort();
-        stored
+        Ok(stored)
     }
 
     /// What lies where only our folders should be, and is none. What lies within a folder of published files is told by
     /// [`Disk::stored_in`].
-    pub(super) fn foreign(&self) -> Vec<PathBuf> {
-        let mut foreign = Vec::new();
+    pub(super) fn around(&self) -> Around {
+        let mut around = Around::default();
         let algorithms = Algorithm::ALL.map(|algorithm| self.layout.blobs(algorithm));
         let blobs = algorithms.first().and_then(|it| it.parent());
-        for entry in blobs.map(|it| self.entries(it)).unwrap_or_default() {
+        for entry in blobs.map(|it| around.list(self, it)).unwrap_or_default() {
             if !algorithms.contains(&entry.path()) || !is_dir(&entry) {
-                foreign.push(entry.path());
+                around.foreign.push(entry.path());
             }
         }
         for algorithm in &algorithms {
-            for entry in self.entries(algorithm) {
+            for entry in around.list(self, algorithm) {
                 if Layout::folder_of(&entry.file_name()).is_none() || !is_dir(&entry) {
-                    foreign.push(entry.path());
+                    around.foreign.push(entry.path());
                 }
             }
         }
-        self.foreign_records(&self.layout.upstreams(), &mut foreign);
-        foreign
+        self.around_records(&self.layout.upstreams(), &mut around);
+        around
     }
 
-    fn foreign_records(&self, dir: &Path, foreign: &mut Vec<PathBuf>) {
+    fn around_records(&self, dir: &Path, around: &mut Around) {
         let is_repository = self.layout.repository_at(dir).is_some();
-        for entry in self.entries(dir) {
+        for entry in around.list(self, dir) {
             let (name, path) = (entry.file_name(), entry.path());
             match (Layout::is_own(&name) && is_repository, is_dir(&entry)) {
-                (false, true) => self.foreign_records(&path, foreign),
+                (false, true) => self.around_records(&path, around),
                 (true, false) if Layout::is_grants(&name) => {}
                 (true, true) if !Layout::is_grants(&name) => {
-                    let tags = self.entries(&path).into_iter();
+                    let tags = around.list(self, &path).into_iter();
                     let other = tags.filter(|it| is_dir(it) || tag_of(it).is_none());
-                    foreign.extend(other.map(|it| it.path()));
+                    around.foreign.extend(other.map(|it| it.path()));
                 }
-                _ => foreign.push(path),
+                _ => around.foreign.push(path),
             }
         }
     }
 
-    /// The files below a directory, or what is none itself.
-    pub(super) fn files_below(&self, path: &Path) -> Vec<PathBuf> {
-        let is_dir = fs::symlink_metadata(path).is_ok_and(|it| it.is_dir());
-        if !is_dir {
-            return vec![path.to_owned()];
-        }
-        let entries = self.entries(path).into_iter();
-        entries
-            .flat_map(|entry| self.files_below(&entry.path()))
-            .collect()
-    }
-
-    /// A path as it is told: without the cache directory.
+    /// A path as it is told: without the cache directory, and on one line whatever it is.
     pub(super) fn told(&self, path: &Path) -> String {
         let below = path.strip_prefix(self.layout.dir()).unwrap_or(path);
-        below.display().to_string()
+        below.to_string_lossy().escape_debug().to_string()
     }
 
     /// Bytes of all published files.
@@ -539,14 +546,18 @@ impl Disk {
     }
 
     fn entries(&self, dir: &Path) -> Vec<DirEntry> {
+        self.listed(dir).unwrap_or_default()
+    }
+
+    fn listed(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let listed = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         match listed {
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
-                Vec::new()
+                Ok(Vec::new())
             }
-            other => self.counted("list", other).unwrap_or_default(),
+            other => self.counted("list", other),
         }
     }
 

@@ -254,19 +254,29 @@ impl Index {
 
     /// Adopts a file that the scan, or a look-up before it, found on disk.
     pub(super) fn found(&self, found: &Found) {
-        let mut state = self.state.lock();
+        Self::add_found(&mut self.state.lock(), found);
+    }
+
+    /// Whether that is new.
+    fn add_found(state: &mut State, found: &Found) -> bool {
         if state.entries.contains_key(&found.digest) || state.purged.contains(&found.digest) {
-            return;
+            return false;
         }
         let (digest, size) = (found.digest, found.size);
         let place = state.order.adopt(digest, size, found.used_at);
         state.uses.found(found.used_at);
         state.add(digest, size, place);
+        true
     }
 
-    /// Every digest that is present.
-    pub(super) fn present(&self) -> Vec<Digest> {
-        self.state.lock().order.digests().collect()
+    /// Every digest that is present, and their bytes in all.
+    pub(super) fn present(&self) -> (Vec<Digest>, u64) {
+        let state = self.state.lock();
+        let sizes = state.entries.values().map(|entry| match entry {
+            Entry::Present(present) => present.size,
+            Entry::Filling(_) => 0,
+        });
+        (state.order.digests().collect(), sizes.sum())
     }
 
     /// Bytes that count.
@@ -274,11 +284,22 @@ impl Index {
         self.state.lock().ledger.used
     }
 
-    /// Forgets a digest whose file is not there. Whether it was present.
+    /// Forgets a present digest whose file is not there. Whether that was so. May block.
     pub(super) fn forget_missing(&self, digest: &Digest) -> bool {
-        let is_present = self.size_of(digest).is_some();
+        let place = |state: &State| match state.entries.get(digest) {
+            Some(Entry::Present(present)) => Some(present.place),
+            Some(Entry::Filling(_)) | None => None,
+        };
+        let before = place(&self.state.lock());
+        if before.is_none() || !matches!(self.disk.open_blob(digest), Ok(None)) {
+            return false;
+        }
+        // What was evicted meanwhile, and perhaps has come again, was not missing.
+        if place(&self.state.lock()) != before {
+            return false;
+        }
         self.forget_present(digest);
-        is_present
+        true
     }
 
     /// Whether a file of this name is nobody's: neither present, nor coming, nor about to be removed.
@@ -287,14 +308,21 @@ impl Index {
         !state.entries.contains_key(digest) && !state.unlinking.contains(digest)
     }
 
-    /// Adopts a file that lies on disk and that the scan has missed. Whether it did.
-    pub(super) fn adopt(&self, found: &Found) -> bool {
-        if !self.is_stray(&found.digest) {
+    /// Adopts a file that lies on disk and that the scan has missed. Whether there was one. May block.
+    pub(super) fn adopt(&self, digest: &Digest) -> bool {
+        // As long as the name is claimed nothing comes or goes under it, so that what is seen is still there.
+        if !self.claim_stray(digest) {
             return false;
         }
-        self.found(found);
-        self.report(&self.state.lock());
-        true
+        let found = self.disk.find(digest).ok().flatten();
+        let mut state = self.state.lock();
+        let adopted = found.is_some_and(|found| Self::add_found(&mut state, &found));
+        // Under the same lock, since from now on it can be evicted.
+        state.unlinking.remove(digest);
+        self.report(&state);
+        drop(state);
+        self.changed.notify_all();
+        adopted
     }
 
     /// From here on the index knows everything, and the budget holds.

@@ -5,7 +5,7 @@
 //! to upstream. A size is one that the bytes had when they were right.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::index::Index;
 use super::layout::Repository;
 use super::lru::Lru;
 use super::purges::{Moment, PurgeError, Purged, Purges};
-use crate::oci::{Digest, MediaType, Tag};
+use crate::oci::{Digest, MediaType, Tag, declared_media_type};
 
 /// A digest that a repository was proven to hold, and as what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,13 +278,16 @@ impl Repositories {
     /// Reads all records of a repository, and drops those that are broken if that is asked for and the directory is ours to
     /// write to. A torn line or a record that nobody can read costs a question to upstream, and nothing else. May block.
     pub(super) fn check(&self, repository: &Repository, repair: bool) -> Records {
-        let known = self.known.lock().peek(repository).map(Arc::clone);
-        let is_known = known.is_some();
-        let metadata = known.unwrap_or_default();
+        // It is on disk, so it may as well be known: what is written meanwhile is written under this lock.
+        let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
         let writing = self.index.writing().filter(|_| repair);
         let mut records = Records::default();
-        let text = self.disk.read_grants(repository).unwrap_or_default();
+        let text = self.disk.read_grants(repository).unwrap_or_else(|_| {
+            let what = "what it was proven to hold".to_owned();
+            records.unreadable.push(what);
+            String::new()
+        });
         let (good, broken): (Vec<_>, Vec<_>) = text.split_inclusive('\n').partition(|line| {
             let grant = whole(line).and_then(parse_line);
             grant.is_some_and(|grant| self.agrees(&grant))
@@ -293,6 +296,10 @@ impl Repositories {
         if !broken.is_empty() {
             let dropped = writing.is_some();
             let dropped = dropped && self.disk.rewrite_grants(repository, &good.concat()).is_ok();
+            if dropped {
+                // To be read again: what was read before is as broken.
+                metadata.grants = None;
+            }
             let lines = broken.len();
             let plural = if lines == 1 { "" } else { "s" };
             records.broken.push((
@@ -301,10 +308,14 @@ impl Repositories {
             ));
         }
         for tag in self.disk.tag_names(repository) {
-            let text = self.disk.read_tag(repository, &tag).unwrap_or_default();
+            let Ok(text) = self.disk.read_tag(repository, &tag) else {
+                records.unreadable.push(format!("tag {tag}"));
+                continue;
+            };
             let is_right = |record: &TagRecord| {
                 let size = self.index.size_of(&record.digest);
                 size.is_none_or(|size| size == record.size)
+                    && self.is_of_type(&record.digest, &record.media_type)
             };
             if parse_tag(&text).as_ref().is_some_and(is_right) {
                 records.tags += 1;
@@ -314,20 +325,45 @@ impl Repositories {
             records.broken.push((format!("tag {tag}"), dropped));
         }
         records.bytes = self.disk.metadata_bytes(repository);
-        if is_known && writing.is_some() {
+        if writing.is_some() {
             self.index.recount(records.bytes, metadata.bytes);
             metadata.bytes = records.bytes;
         }
         records
     }
 
-    /// Whether a grant is not of another size than what is here.
+    /// Whether a grant does not contradict what is here.
     fn agrees(&self, (digest, grant): &(Digest, Grant)) -> bool {
-        let here = self.index.size_of(digest);
         match grant {
-            Grant::Blob(Some(size)) => here.is_none_or(|here| here == *size),
-            Grant::Blob(None) | Grant::Manifest(_) => true,
+            Grant::Blob(Some(size)) => {
+                let here = self.index.size_of(digest);
+                here.is_none_or(|here| here == *size)
+            }
+            Grant::Blob(None) => true,
+            Grant::Manifest(media_type) => self.is_of_type(digest, media_type),
         }
+    }
+
+    /// Whether a manifest says of itself that it is of this type, or says nothing, or is not here to be asked.
+    fn is_of_type(&self, digest: &Digest, media_type: &MediaType) -> bool {
+        let is_small = |size| size <= MANIFEST_READ_BYTES_MAX;
+        if !self.index.size_of(digest).is_some_and(is_small) {
+            return true;
+        }
+        let Ok(Some((file, _))) = self.disk.open_blob(digest) else {
+            return true;
+        };
+        let mut bytes = Vec::new();
+        // It was hashed a moment ago; what cannot be read now contradicts nothing.
+        if file
+            .take(MANIFEST_READ_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .is_err()
+        {
+            return true;
+        }
+        let declared = declared_media_type(&bytes).ok().flatten();
+        declared.is_none_or(|it| it == *media_type)
     }
 
     /// The metadata of a repository that has some: asking for what is not there must not squeeze out what is.
@@ -396,6 +432,8 @@ pub(super) struct Records {
     pub(super) bytes: u64,
     /// What is broken, and whether it was dropped.
     pub(super) broken: Vec<(String, bool)>,
+    /// What the disk does not give.
+    pub(super) unreadable: Vec<String>,
 }
 
 /// What one digest is granted as.
@@ -470,6 +508,8 @@ impl Grants {
 
 /// Grants of one repository; what comes after is proven each time.
 const GRANTS_MAX: usize = 1 << 20;
+/// What is larger than any manifest that registries take is not read to see of which type it is.
+const MANIFEST_READ_BYTES_MAX: u64 = 16 << 20;
 /// Lines that may say nothing new before the file is written anew.
 const COMPACTION_LINES: usize = 64;
 

@@ -47,6 +47,8 @@ pub(super) enum Seen {
     Adopted(Digest),
     /// Something that is no published file, where only those should be.
     Foreign(PathBuf),
+    /// A folder that the disk does not give.
+    Unlisted(PathBuf),
 }
 
 /// Who is told.
@@ -83,7 +85,12 @@ impl Scrub {
         for folder in folders {
             let disk = Arc::clone(&self.disk);
             let stored = spawn_blocking(move || disk.stored_in(&folder)).await;
-            for stored in stored.unwrap_or_default() {
+            let stored = stored.unwrap_or(Ok(Vec::new()));
+            let stored = stored.unwrap_or_else(|unlisted| {
+                witness(Seen::Unlisted(unlisted));
+                Vec::new()
+            });
+            for stored in stored {
                 match stored {
                     Stored::Blob(digest) => {
                         let mut breath = Breath {
@@ -240,10 +247,7 @@ enum Opened {
 }
 
 fn open(disk: &Disk, index: &Index, digest: Digest) -> Opened {
-    let adopted = index.size_of(&digest).is_none()
-        && disk
-            .find(&digest)
-            .is_ok_and(|found| found.is_some_and(|found| index.adopt(&found)));
+    let adopted = index.size_of(&digest).is_none() && index.adopt(&digest);
     let opened = disk.open_blob(&digest);
     let size = index.size_of(&digest);
     match opened {

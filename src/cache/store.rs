@@ -177,7 +177,11 @@ impl Cache {
                     bytes += size;
                 }
                 Seen::Damaged(..) => damaged += 1,
-                Seen::Read(_) | Seen::Unreadable(_) | Seen::Adopted(_) | Seen::Foreign(_) => {}
+                Seen::Read(_)
+                | Seen::Unreadable(_)
+                | Seen::Adopted(_)
+                | Seen::Foreign(_)
+                | Seen::Unlisted(_) => {}
             };
             let round = self.scrub.round(self.scrub_rate, stop, &mut witness);
             if round.await.is_err() {

@@ -2,16 +2,18 @@
 //! record is read.
 //!
 //! What a record names may have been evicted, which is no damage. What is damaged is set aside in `staging/`, where it is
-//! never served and the next start removes it.
+//! never served and the next start removes it. What is not ours is told, and left where it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::disk::Disk;
+use super::disk::{Around, Disk};
 use super::index::Index;
 use super::layout::Repository;
 use super::repositories::Repositories;
@@ -22,8 +24,8 @@ use super::scrub::{Scrub, Seen};
 pub struct Verify {
     /// Bytes that are read in a second, at most; zero is no bound.
     pub rate: u64,
-    /// Whether foreign files are set aside and broken records dropped. Damaged content is set aside in any case, unless
-    /// the store was opened to be looked at.
+    /// Whether broken records are dropped. Damaged content is set aside in any case, unless the store was opened to be
+    /// looked at.
     pub repair: bool,
 }
 
@@ -59,7 +61,7 @@ pub struct VerifyReport {
     pub wrong: u64,
     /// How much of that is right now.
     pub repaired: u64,
-    /// What is wrong, the first thousand.
+    /// What is wrong, the first thousand, or fewer where paths are very long.
     pub findings: Vec<Finding>,
 }
 
@@ -80,13 +82,13 @@ pub struct Finding {
 pub enum FindingKind {
     /// A published file is not what its name says.
     Damaged,
-    /// The disk does not give a published file.
+    /// The disk does not give a published file, a folder or a record.
     Unreadable,
     /// A file that is known is not there.
     Missing,
     /// A file that is there was not known.
     Unknown,
-    /// Something that is not ours, where only ours should be.
+    /// Something that is not ours, where only ours should be. It is never touched.
     Foreign,
     /// A line or a file that says what a repository holds, and cannot be read or contradicts the content.
     Record,
@@ -107,15 +109,18 @@ impl FindingKind {
 }
 
 impl VerifyReport {
-    /// Whether all was looked at, and all is right now.
-    pub fn is_clean(&self) -> bool {
-        self.finished && self.wrong == self.repaired
+    /// Whether all was looked at, and nothing was wrong; when it was asked to repair, whether all is right now.
+    pub fn is_clean(&self, asked: Verify) -> bool {
+        let left = if asked.repair { self.repaired } else { 0 };
+        self.finished && self.wrong == left
     }
 
     fn add(&mut self, kind: FindingKind, what: String, repaired: bool) {
         self.wrong += 1;
         self.repaired += u64::from(repaired);
-        if self.findings.len() < FINDINGS_MAX {
+        let told = self.findings.iter().map(|it| it.what.len());
+        let has_room = told.sum::<usize>() + what.len() <= FINDINGS_BYTES_MAX;
+        if self.findings.len() < FINDINGS_MAX && has_room {
             self.findings.push(Finding {
                 kind,
                 what,
@@ -142,17 +147,26 @@ impl Verifier {
         stop: &CancellationToken,
         progress: &watch::Sender<VerifyProgress>,
     ) -> VerifyReport {
+        // What is on a thread of its own stops with the whole, too.
+        let stop = stop.child_token();
+        let _stopping = stop.clone().drop_guard();
         let mut report = VerifyReport::default();
-        let verifier = self.clone();
-        let began = spawn_blocking(move || verifier.begin()).await;
-        let Ok((total, missing)) = began else {
+        // Before, everything would be unknown.
+        while !self.index.is_scanned() {
+            if stop.is_cancelled() {
+                return report;
+            }
+            sleep(SCAN_POLL).await;
+        }
+        let (verifier, told_to_stop) = (self.clone(), stop.clone());
+        let began = spawn_blocking(move || verifier.begin(&told_to_stop)).await;
+        let Ok(Some((total, missing))) = began else {
             return report;
         };
         progress.send_modify(|progress| progress.total = total);
         for digest in missing {
             report.add(FindingKind::Missing, digest, true);
         }
-        let mut foreign = Vec::new();
         let mut witness = |seen| match seen {
             Seen::Read(bytes) => progress.send_modify(|progress| progress.done += bytes),
             Seen::Right(size) => {
@@ -165,49 +179,57 @@ impl Verifier {
             Seen::Unreadable(digest) => {
                 report.add(FindingKind::Unreadable, digest.to_string(), false);
             }
+            Seen::Unlisted(path) => {
+                report.add(FindingKind::Unreadable, self.disk.told(&path), false);
+            }
             Seen::Adopted(digest) => report.add(FindingKind::Unknown, digest.to_string(), true),
-            Seen::Foreign(path) => foreign.push(path),
+            // Whatever it is, it is somebody's, and harms nobody: only whoever put it there can say what becomes of it.
+            Seen::Foreign(path) => report.add(FindingKind::Foreign, self.disk.told(&path), false),
         };
-        let round = self.scrub.round(asked.rate, stop, &mut witness).await;
+        let round = self.scrub.round(asked.rate, &stop, &mut witness).await;
         if round.is_err() {
             return report;
         }
-        let stop = stop.clone();
-        let ended = spawn_blocking(move || {
-            for path in foreign.into_iter().chain(self.disk.foreign()) {
-                for (path, set_aside) in self.set_aside_foreign(&path, asked.repair) {
-                    report.add(FindingKind::Foreign, path, set_aside);
-                }
-            }
-            report.finished = self.check_records(asked.repair, &stop, &mut report);
-            report.accounted_bytes = self.index.used();
-            report.stored_bytes += self.disk.content_bytes();
-            report
-        });
+        let ended = spawn_blocking(move || self.end(asked, &stop, report));
         ended.await.unwrap_or_default()
     }
 
-    /// The bytes to check, and the digests of files that are not there.
-    fn begin(&self) -> (u64, Vec<String>) {
+    /// The bytes to check, and the digests of files that are not there; none when it was told to stop.
+    fn begin(&self, stop: &CancellationToken) -> Option<(u64, Vec<String>)> {
         let mut missing = Vec::new();
-        for digest in self.index.present() {
-            if matches!(self.disk.open_blob(&digest), Ok(None))
-                && self.index.forget_missing(&digest)
-            {
+        let (present, bytes) = self.index.present();
+        for digest in present {
+            if stop.is_cancelled() {
+                return None;
+            }
+            if self.index.forget_missing(&digest) {
                 missing.push(digest.to_string());
             }
         }
-        (self.disk.content_bytes(), missing)
+        Some((bytes, missing))
     }
 
-    fn set_aside_foreign(&self, path: &std::path::Path, repair: bool) -> Vec<(String, bool)> {
-        let writing = self.index.writing().filter(|_| repair);
-        let files = self.disk.files_below(path).into_iter();
-        let told = files.map(|file| {
-            let set_aside = writing.is_some() && self.disk.set_aside(&file).is_ok();
-            (self.disk.told(&file), set_aside)
-        });
-        told.collect()
+    /// Looks at everything but content.
+    fn end(
+        &self,
+        asked: Verify,
+        stop: &CancellationToken,
+        mut report: VerifyReport,
+    ) -> VerifyReport {
+        let Around {
+            foreign,
+            unreadable,
+        } = self.disk.around();
+        for path in foreign {
+            report.add(FindingKind::Foreign, self.disk.told(&path), false);
+        }
+        for path in unreadable {
+            report.add(FindingKind::Unreadable, self.disk.told(&path), false);
+        }
+        report.finished = self.check_records(asked.repair, stop, &mut report);
+        report.accounted_bytes = self.index.used();
+        report.stored_bytes += self.disk.content_bytes();
+        report
     }
 
     /// Whether all records were looked at.
@@ -230,15 +252,86 @@ impl Verifier {
             report.grants += records.grants;
             report.tags += records.tags;
             report.stored_bytes += records.bytes;
+            let Repository { namespace, name } = &repository;
             for (what, dropped) in records.broken {
-                let Repository { namespace, name } = &repository;
                 let what = format!("{namespace}/{name}: {what}");
                 report.add(FindingKind::Record, what, dropped);
+            }
+            for what in records.unreadable {
+                let what = format!("{namespace}/{name}: {what}");
+                report.add(FindingKind::Unreadable, what, false);
             }
         }
         true
     }
 }
 
+const SCAN_POLL: Duration = Duration::from_millis(100);
 /// Findings that are told one by one.
 const FINDINGS_MAX: usize = 1000;
+/// Paths may be long; a report must not be.
+const FINDINGS_BYTES_MAX: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::cache::{Cache, Config, Joined, Metrics, Share};
+    use crate::oci::{Algorithm, Digest, Namespace, RepositoryName};
+
+    fn open(dir: &std::path::Path) -> Cache {
+        let config = Config {
+            dir: dir.to_owned(),
+            size: Some(1 << 20),
+            free_space_min: Share::Bytes(0),
+            high_watermark: Share::Percent(100.0),
+            low_watermark: Share::Percent(90.0),
+            repositories_max: 10,
+            scrub_rate: 0,
+            fills_max: 10,
+        };
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        Cache::open(&config, metrics).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_scan_has_not_reached_is_not_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path());
+        let bytes = bytes::Bytes::from_static(b"layer");
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let through = Repository {
+            namespace: Namespace::parse("docker.io").unwrap(),
+            name: RepositoryName::parse("library/debian").unwrap(),
+        };
+        let Joined::First(filler, _) = cache.join(&digest, &through).await else {
+            panic!("nobody else is here");
+        };
+        cache.put(filler, bytes).await.unwrap();
+        cache.release();
+        drop(cache);
+
+        let cache = open(dir.path());
+        let stop = CancellationToken::new();
+        let (progress, _) = watch::channel(VerifyProgress::default());
+        let mut verifying = std::pin::pin!(cache.verify(Verify::default(), &stop, &progress));
+        // It does not end before the scan does.
+        let early = tokio::time::timeout(SCAN_POLL * 3, verifying.as_mut()).await;
+        assert!(early.is_err(), "{early:?}");
+        cache.scan();
+        let report = verifying.await;
+        assert_eq!((report.wrong, report.blobs), (0, 1), "{report:?}");
+    }
+
+    #[test]
+    fn a_report_is_short_however_much_is_wrong() {
+        let mut report = VerifyReport::default();
+        for _ in 0..2 * FINDINGS_MAX {
+            report.add(FindingKind::Foreign, "x".repeat(4096), false);
+        }
+        assert_eq!(report.wrong, 2 * FINDINGS_MAX as u64);
+        let text = serde_json::to_string(&report).unwrap();
+        assert!(text.len() < 2 * FINDINGS_BYTES_MAX, "{}", text.len());
+    }
+}
