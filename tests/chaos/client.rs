@@ -231,7 +231,7 @@ impl Ask {
         let Ok(mut answer) = connection.try_head(method).await else {
             return;
         };
-        instance.answered.fetch_add(1, Ordering::SeqCst);
+        instance.has_answered(&answer.head);
         outcome.headed = Instant::now();
         outcome.head = Some(answer.head.clone());
         let mut bytes = BytesMut::new();

@@ -1,5 +1,6 @@
 //! The end of a run: the trouble is over, and everything must be as if it had never been.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Run;
 use crate::client::{Ask, Object, pull};
+use crate::damage;
 use crate::fleet::Instance;
 use crate::harness::blob::sha256;
 use crate::harness::proxy::{staging, sum};
@@ -19,7 +21,8 @@ pub(crate) async fn check(run: &Run) {
     let began = Instant::now();
     let tired = run.fleet.current().await;
     settled(run, &tired, false).await;
-    resources(run, &tired);
+    outcomes(run, &tired, false).await;
+    resources(run, &tired).await;
     drop(tired);
     run.fleet.repair();
     let status = run.fleet.succeed().await;
@@ -30,7 +33,13 @@ pub(crate) async fn check(run: &Run) {
     let before = run.world.sent();
     everything_pulls(run).await;
     settled(run, &fresh, true).await;
+    outcomes(run, &fresh, true).await;
     upstream_bytes(run, &fresh, run.world.sent() - before).await;
+    resources(run, &fresh).await;
+    drop(fresh);
+    let status = run.fleet.end().await;
+    ensure(run, status.success(), || format!("exited with {status}"));
+    damage::demand(run, &[], 0, &BTreeSet::new()).await;
     disk(run, &run.fleet.dir());
 }
 
@@ -79,7 +88,10 @@ async fn settled(run: &Run, instance: &Instance, exactly: bool) {
             value("layerhold_cache_bytes", &[("state", "reserved")]),
         ];
         let staged = staging(&run.fleet.dir());
-        if left == [0.0; 4] && fits && staged.is_empty() {
+        // What was damaged is aside until the next start.
+        let aside = value("layerhold_quarantined_total", &[]);
+        let nothing_else = number(staged.len() as u64) <= aside;
+        if left == [0.0; 4] && fits && nothing_else {
             return;
         }
         wrong = format!(
@@ -91,17 +103,55 @@ async fn settled(run: &Run, instance: &Instance, exactly: bool) {
     run.journal.violation(run, OPERATOR, &wrong);
 }
 
+/// What clients saw of each outcome is what was counted, and all requests have one.
+async fn outcomes(run: &Run, instance: &Instance, exactly: bool) {
+    let metrics = metrics(instance).await.unwrap_or_default();
+    let of = |outcome: &str| {
+        let labels = [("outcome", outcome)];
+        sum(&metrics, "layerhold_requests_total", &labels)
+    };
+    for (outcome, seen) in instance.outcomes() {
+        let (seen, counted) = (number(seen), of(outcome));
+        // A client that leaves early may not have seen how it was answered.
+        let right = if exactly {
+            counted == seen
+        } else {
+            counted >= seen
+        };
+        ensure(run, right, || {
+            format!("{counted} answers of outcome {outcome} were counted, {seen} seen")
+        });
+    }
+    let all: f64 = OUTCOMES.iter().map(|it| of(it)).sum();
+    let counted = sum(&metrics, "layerhold_requests_total", &[]);
+    let ended = sum(&metrics, "layerhold_responses_total", &[]);
+    ensure(run, all == counted && ended == counted, || {
+        format!("{counted} requests, {all} outcomes and {ended} ends were counted")
+    });
+}
+
 /// What the process still has open, and how much memory it needed.
-fn resources(run: &Run, instance: &Instance) {
-    let (files, others) = instance.descriptors();
+async fn resources(run: &Run, instance: &Instance) {
+    let deadline = Instant::now() + PATIENCE;
+    let (files, others, leaked) = loop {
+        let (files, others) = instance.descriptors();
+        // What is published may be kept open for the next reader, once. Whoever checks content has another one for a moment.
+        let mut seen = BTreeSet::new();
+        let is_leaked = |it: &String| {
+            it.contains("(deleted)") || it.contains("/staging/") || !seen.insert(it.clone())
+        };
+        let leaked: Vec<String> = files.iter().cloned().filter(is_leaked).collect();
+        if leaked.is_empty() || Instant::now() > deadline {
+            break (files.len(), others, leaked);
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
     let peak = instance.peak_memory();
     println!(
         "{files} files and {others} other descriptors, at most {} MiB",
         peak >> 20
     );
-    ensure(run, files <= FILES_MAX, || {
-        format!("{files} files are open")
-    });
+    ensure(run, leaked.is_empty(), || format!("open: {leaked:?}"));
     ensure(run, others <= OTHERS_MAX, || {
         format!("{others} sockets and the like are open")
     });
@@ -110,13 +160,22 @@ fn resources(run: &Run, instance: &Instance) {
     });
 }
 
-/// What was counted as received is what was sent, but for the words of errors, and for what was on its way when there was
-/// found to be no room for it.
+/// What was counted as received is what fills, ways around the cache and small answers brought to the clients that caused
+/// them, each of which took the whole. It is what was sent, but for the words of errors, and for what was on its way when
+/// there was found to be no room for it.
 async fn upstream_bytes(run: &Run, instance: &Instance, sent: usize) {
     let metrics = metrics(instance).await.unwrap_or_default();
     let received = sum(&metrics, "layerhold_upstream_bytes_total", &[]);
+    let answered = |outcome: &str| {
+        let labels = [("outcome", outcome)];
+        sum(&metrics, "layerhold_response_bytes_total", &labels)
+    };
+    let (brought, around) = (answered("miss"), answered("bypass"));
     let sent = number(u64::try_from(sent).unwrap());
-    println!("{received} bytes received of {sent}");
+    println!("{received} bytes received of {sent}: {brought} kept, {around} not");
+    ensure(run, received == brought + around, || {
+        format!("{received} bytes received, {brought} and {around} brought")
+    });
     ensure(run, received <= sent && received > 0.75 * sent, || {
         format!("{received} bytes received, {sent} sent")
     });
@@ -159,10 +218,20 @@ fn ensure(run: &Run, right: bool, wrong: impl FnOnce() -> String) {
     }
 }
 
+/// All outcomes that there are, in the README's words.
+const OUTCOMES: [&str; 9] = [
+    "hit",
+    "revalidated",
+    "join",
+    "miss",
+    "stale",
+    "bypass",
+    "refused",
+    "failed",
+    "none",
+];
 /// Until everything that was under way is over.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The lock, and files that are still read for a moment.
-const FILES_MAX: usize = 4;
 /// Listeners, the runtime's own, and idle connections to three places.
 const OTHERS_MAX: usize = 20 + 3 * 64;
 const MEMORY_MAX: u64 = 400 << 20;

@@ -1,6 +1,6 @@
 //! The process under test, and its successors on the same directory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,8 +13,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::harness::binary::field;
-use crate::harness::poll;
 use crate::harness::proxy::{Front, ProxyBuilder};
+use crate::harness::{Head, poll};
 use crate::world::World;
 
 /// The processes, one after the other.
@@ -32,6 +32,8 @@ pub(crate) struct Instance {
     /// Requests that clients sent, and those that had a head in answer.
     pub(crate) sent: AtomicU64,
     pub(crate) answered: AtomicU64,
+    /// The answers, by what they said of themselves.
+    outcomes: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Fleet {
@@ -59,18 +61,35 @@ impl Fleet {
         self.current.borrow().clone()
     }
 
-    /// Kills the process and starts another one.
-    pub(crate) async fn kill(&self) {
+    /// Kills the process and starts another one, after something that needs the directory.
+    pub(crate) async fn kill<T>(&self, meanwhile: impl Future<Output = T>) -> T {
         let former = self.retire();
         former.child.lock().kill().unwrap();
         former.exited().await;
+        let done = meanwhile.await;
         self.launch().await;
+        done
     }
 
-    /// Asks the process to stop and starts another one at once.
+    /// Asks the process to stop, and starts no other.
+    pub(crate) async fn end(&self) -> ExitStatus {
+        let former = self.retire();
+        former.signal(Signal::TERM);
+        former.exited().await
+    }
+
+    /// Asks the process to stop and starts another one, as soon as it says that it is on its way out: one that does not is
+    /// not waited for by a successor.
     pub(crate) async fn succeed(&self) -> ExitStatus {
         let former = self.retire();
         former.signal(Signal::TERM);
+        let lock = self.dir().join("LOCK");
+        poll("the process to drain", async || {
+            let said = std::fs::read_to_string(&lock).unwrap();
+            let is_gone = former.child.lock().try_wait().unwrap().is_some();
+            (said.contains("draining") || is_gone).then_some(())
+        })
+        .await;
         self.launch().await;
         former.exited().await
     }
@@ -155,6 +174,7 @@ impl Fleet {
             ending: watch::Sender::new(false),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            outcomes: Mutex::default(),
         })));
     }
 }
@@ -170,13 +190,26 @@ impl Instance {
         (answered, self.sent.load(Ordering::SeqCst))
     }
 
-    /// What it has open: files of the cache, and everything else.
-    pub(crate) fn descriptors(&self) -> (usize, usize) {
+    /// A client had the head of an answer.
+    pub(crate) fn has_answered(&self, head: &Head) {
+        if let Some(outcome) = outcome(head.cache_status()) {
+            *self.outcomes.lock().entry(outcome).or_default() += 1;
+        }
+        self.answered.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many answers of each outcome clients had.
+    pub(crate) fn outcomes(&self) -> BTreeMap<&'static str, u64> {
+        self.outcomes.lock().clone()
+    }
+
+    /// What it has open: files of the cache, by their names, and how much else.
+    pub(crate) fn descriptors(&self) -> (Vec<String>, usize) {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
         let targets = open.filter_map(|it| std::fs::read_link(it.ok()?.path()).ok());
-        let (files, others): (Vec<_>, Vec<_>) =
-            targets.partition(|it| it.to_string_lossy().contains("/cache/"));
-        (files.len(), others.len())
+        let targets = targets.map(|it| it.to_string_lossy().into_owned());
+        let (files, others): (Vec<_>, Vec<_>) = targets.partition(|it| it.contains("/cache/"));
+        (files, others.len())
     }
 
     /// The most memory it ever had, in bytes.
@@ -222,4 +255,17 @@ fn address(line: &str) -> Option<(String, std::net::SocketAddr)> {
     let role = field(&line, "role")?.as_str()?.to_owned();
     let address = field(&line, "address")?.as_str()?.parse().ok()?;
     Some((role, address))
+}
+
+/// The outcome that an answer's `Cache-Status` stands for, as metrics call it.
+fn outcome(cache_status: &str) -> Option<&'static str> {
+    match cache_status {
+        "layerhold; hit" => Some("hit"),
+        "layerhold; hit; detail=revalidated" => Some("revalidated"),
+        "layerhold; fwd=miss; collapsed" => Some("join"),
+        "layerhold; fwd=miss; stored" | "layerhold; fwd=miss" => Some("miss"),
+        "layerhold; fwd=stale; detail=upstream-unavailable" => Some("stale"),
+        "layerhold; fwd=bypass" => Some("bypass"),
+        _ => None,
+    }
 }

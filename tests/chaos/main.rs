@@ -36,6 +36,7 @@
 mod finish;
 mod client;
 mod operator;
+mod damage;
 mod weather;
 mod watch;
 mod judge;
@@ -97,6 +98,7 @@ async fn chaos() {
     }
     tasks.spawn(weather::of_tags(Arc::clone(&run)));
     tasks.spawn(watch::scrape(Arc::clone(&run)));
+    tasks.spawn(watch::stalls(Arc::clone(&run)));
     let mut broken = run.journal.broken();
     let time = async {
         // Whichever comes first: time, or more wrong than anybody reads.

@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
 use crate::Run;
+use crate::damage;
 use crate::harness::Binary;
 use crate::journal::OPERATOR;
 use crate::watch;
@@ -24,7 +25,9 @@ pub(crate) async fn work(run: &Run, restless: Duration) {
         let can_end = began.elapsed() < restless;
         let now = Instant::now();
         let what = match choices.random_range(0..100) {
-            0..60 => purge(run, &mut choices).await,
+            0..45 => purge(run, &mut choices).await,
+            45..52 => damage::while_it_is_served(run, &mut choices),
+            52..60 => damage::check_while_it_serves(run).await,
             60..72 => {
                 let n = choices.random_range(0..2);
                 run.fleet.reload(Some(n)).await;
@@ -48,8 +51,8 @@ pub(crate) async fn work(run: &Run, restless: Duration) {
             }
             89..100 if can_end => {
                 watch::counted_no_more_than_was_asked(run).await;
-                run.fleet.kill().await;
-                "kill".to_owned()
+                let meanwhile = damage::while_nobody_looks(run, &mut choices);
+                format!("kill; {}", run.fleet.kill(meanwhile).await)
             }
             _ => continue,
         };

@@ -68,6 +68,15 @@ impl Troubles {
         }
     }
 
+    /// The machine was too busy for all of them, since this moment.
+    pub(crate) fn stalled(&mut self, from: Instant) {
+        for place in [Place::Registry(0), Place::Registry(1), Place::Mirror] {
+            let n = self.begin(place, Some(Fault::Silence), Target::Everything);
+            self.0[n].from = from;
+            self.end(n);
+        }
+    }
+
     /// Whether a failure at this registry is excused, for a request in this time.
     pub(crate) fn excuse(&self, of: usize, subject: Subject<'_>, time: (Instant, Instant)) -> bool {
         self.0.iter().any(|it| {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::Run;
 use crate::fleet::Instance;
 use crate::harness::proxy::sum;
@@ -22,6 +24,21 @@ pub(crate) async fn scrape(run: Arc<Run>) {
         }
     }
 }
+
+/// Notes when this process, and with it every upstream, was not given the time to do anything.
+pub(crate) async fn stalls(run: Arc<Run>) {
+    while !run.is_over() {
+        let began = Instant::now();
+        run.pause(TICK).await;
+        if began.elapsed() > TICK + STALL {
+            run.world.troubles().stalled(began);
+        }
+    }
+}
+
+const TICK: Duration = Duration::from_millis(50);
+/// Added to what an upstream takes anyway, this may be too long for somebody.
+const STALL: Duration = Duration::from_millis(250);
 
 /// What is wrong with the budget, if anything is.
 async fn excess(instance: &Instance) -> Option<String> {

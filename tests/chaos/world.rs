@@ -22,6 +22,7 @@ pub(crate) struct World {
     pub(crate) repositories: Vec<Repository>,
     names: Mutex<Names>,
     troubles: Mutex<Troubles>,
+    hurt: Mutex<BTreeSet<String>>,
 }
 
 /// One repository: what never changes of it.
@@ -70,6 +71,7 @@ impl World {
             repositories,
             names: Mutex::default(),
             troubles: Mutex::default(),
+            hurt: Mutex::default(),
         };
         for (n, repository) in world.repositories.iter().enumerate() {
             for place in world.places(repository.of) {
@@ -133,6 +135,11 @@ impl World {
 
     pub(crate) fn troubles(&self) -> MutexGuard<'_, Troubles> {
         self.troubles.lock()
+    }
+
+    /// The digests of what was damaged while it was served.
+    pub(crate) fn hurt(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.hurt.lock()
     }
 
     /// Whether a repository holds a blob.

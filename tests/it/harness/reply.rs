@@ -357,25 +357,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
         out.extend((!len).to_le_bytes());
         out.extend(block);
     }
-    out.extend(crc32(bytes).to_le_bytes());
+    // Not by a loop of ours, which unoptimised keeps a whole machine from answering anything else.
+    let mut checksum = flate2::Crc::new();
+    checksum.update(bytes);
+    out.extend(checksum.sum().to_le_bytes());
     out.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
     out
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
-        })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checksum_is_the_one_of_gzip() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-    }
 }
