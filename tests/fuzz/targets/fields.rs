@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE};
 use layerhold::net::{
-    ByteRange, ContentRange, Resolved, fuzz_range, fuzz_retry_after, if_range_allows, none_match,
+    ContentRange, RangeSet, Resolved, fuzz_range, fuzz_retry_after, if_range_allows, none_match,
     retry_after,
 };
 use regex::Regex;
@@ -21,6 +21,8 @@ pub(super) const RANGE: Target = Target {
         b"bytes=-500",
         b"BYTES = 5-9",
         b"bytes=0-1,3-4",
+        b"bytes=0-9, 5-14 ,-1,",
+        b"bytes=0-,0-,0-",
         b"bytes=18446744073709551615-",
         b"bytes=-0",
         b"bytes=9-5",
@@ -40,33 +42,54 @@ pub(super) const RANGE: Target = Target {
 };
 
 fn range(input: &[u8]) -> bool {
-    static PATTERN: Pattern = Pattern::new(|| whole(r"\s*(?i-u:bytes)\s*=\s*([0-9]*)-([0-9]*)\s*"));
+    static FIELD: Pattern = Pattern::new(|| whole(r"(?s)\s*(?i-u:bytes)\s*=(.*)"));
+    static RANGE: Pattern = Pattern::new(|| whole("([0-9]*)-([0-9]*)"));
     fuzz_range(input);
     let Some(text) = text(input) else {
         return false;
     };
-    let words = PATTERN
-        .captures(text)
-        .map(|it| (number(&it[1]), number(&it[2])));
-    // First and last as the RFC has them, or nothing where there is no range.
-    let expected = |size: u64| match words? {
-        (None, None) => None,
-        (Some(first), Some(last)) if first > last => None,
-        _ if size == 0 => Some(Resolved::Whole),
-        (None, Some(0)) => Some(Resolved::Unsatisfiable),
-        (None, Some(length)) => Some(Resolved::Part(size - length.min(size)..size)),
-        (Some(first), _) if first >= size => Some(Resolved::Unsatisfiable),
-        (Some(first), last) => {
-            let last = last.unwrap_or(u64::MAX).min(size - 1);
-            Some(Resolved::Part(first..last + 1))
-        }
+    // First and last of each as the RFC has them, or nothing where one of them is no range.
+    let words = FIELD.captures(text).and_then(|field| {
+        let ranges = field.get(1)?.as_str().split(',').map(str::trim);
+        let ranges = ranges.filter(|it| !it.is_empty()).map(|range| {
+            let words = RANGE.captures(range)?;
+            match (number(&words[1]), number(&words[2])) {
+                (None, None) => None,
+                (Some(first), Some(last)) if first > last => None,
+                words => Some(words),
+            }
+        });
+        let ranges: Vec<_> = ranges.collect::<Option<_>>()?;
+        (!ranges.is_empty()).then_some(ranges)
+    });
+    let parsed = RangeSet::parse(text);
+    assert_eq!(parsed.is_some(), words.is_some(), "ranges of the RFC");
+    let (Some(parsed), Some(words)) = (parsed, words) else {
+        return false;
     };
-    let parsed = ByteRange::parse(text);
-    for size in [0, 1, 2, 10, 1000, u64::MAX - 1, u64::MAX] {
-        let resolved = parsed.map(|it| it.resolve(size));
-        assert_eq!(resolved, expected(size), "of {size}");
+    assert_eq!(parsed.count(), words.len());
+    for size in [1, 2, 10, 1000, u64::MAX - 1, u64::MAX] {
+        let parts = words.iter().filter_map(|words| match *words {
+            (None, last) => Some(size - last.unwrap_or(0).min(size)..size),
+            (Some(first), _) if first >= size => None,
+            (Some(first), last) => Some(first..last.unwrap_or(u64::MAX).min(size - 1) + 1),
+        });
+        let parts: Vec<_> = parts.filter(|it| !it.is_empty()).collect();
+        let resolved = parsed.resolve(size);
+        let bytes: u128 = parts.iter().map(|it| u128::from(it.end - it.start)).sum();
+        match resolved {
+            Resolved::Unsatisfiable => assert!(parts.is_empty(), "of {size}"),
+            Resolved::Part(part) => assert_eq!(parts, [part], "of {size}"),
+            Resolved::Parts(several) => assert_eq!(several, parts, "of {size}"),
+            // Too much of it.
+            Resolved::Whole => assert!(
+                parts.len() > 2 || bytes > u128::from(size),
+                "{parts:?} of {size}"
+            ),
+        }
     }
-    parsed.is_some()
+    assert_eq!(parsed.resolve(0), Resolved::Whole);
+    true
 }
 
 pub(super) const CONTENT_RANGE: Target = Target {
