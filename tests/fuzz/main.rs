@@ -20,8 +20,17 @@
 )]
 #![expect(clippy::print_stdout, reason = "seeds and inputs are printed")]
 
+mod port;
 mod mutate;
 mod targets;
+
+#[path = "../it/harness/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "it is made for other tests, which need all of it"
+)]
+mod harness;
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -59,8 +68,7 @@ tests! {
 /// Runs a target until its time is up.
 fn fuzz(name: &str) {
     let target = TARGETS.iter().find(|it| it.name == name).unwrap();
-    let seed = number("FUZZ_SEED").unwrap_or_else(|| rand::random_range(0..1 << 32));
-    let length = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(1));
+    let (seed, length) = (seed(), length());
     println!("FUZZ_SEED={seed}, {length:?} of {name}");
     let mut inputs = Mutator::new(target, seed);
     let (began, mut runs, mut accepted) = (Instant::now(), 0_u64, 0_u64);
@@ -133,6 +141,16 @@ fn silently<T>(what: impl FnOnce() -> T) -> T {
     let done = what();
     IS_SILENT.set(false);
     done
+}
+
+/// What the inputs follow from.
+fn seed() -> u64 {
+    number("FUZZ_SEED").unwrap_or_else(|| rand::random_range(0..1 << 32))
+}
+
+/// How long each target runs.
+fn length() -> Duration {
+    Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(1))
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -77,5 +77,10 @@ fn whole(pattern: &str) -> Regex {
     Regex::new(&format!("^(?:{pattern})$")).unwrap()
 }
 
+/// The paths of all endpoints.
+pub(crate) fn endpoint_pattern() -> Regex {
+    names::endpoint_pattern()
+}
+
 /// A pattern that is made once.
 type Pattern = LazyLock<Regex>;

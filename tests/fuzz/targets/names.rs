@@ -5,6 +5,8 @@ use layerhold::oci::{
     Tag, fuzz_full_reference,
 };
 
+use regex::Regex;
+
 use super::{Pattern, Target, text, whole};
 
 /// image-spec, "Digests", and its registered algorithms.
@@ -271,13 +273,16 @@ pub(super) const ENDPOINT: Target = Target {
     ],
 };
 
+/// The spec's table of endpoints, as far as they pull.
+pub(super) fn endpoint_pattern() -> Regex {
+    whole(&format!(
+        "/v2/?|/v2/(?P<name>{NAME_PATTERN})/(?:manifests/(?:{TAG_PATTERN}|{DIGEST_PATTERN})|\
+         (?:blobs|referrers)/(?:{DIGEST_PATTERN})|tags/list)"
+    ))
+}
+
 fn endpoint(input: &[u8]) -> bool {
-    static PATTERN: Pattern = Pattern::new(|| {
-        whole(&format!(
-            "/v2/?|/v2/(?P<name>{NAME_PATTERN})/(?:manifests/(?:{TAG_PATTERN}|{DIGEST_PATTERN})|\
-             (?:blobs|referrers)/(?:{DIGEST_PATTERN})|tags/list)"
-        ))
-    });
+    static PATTERN: Pattern = Pattern::new(endpoint_pattern);
     let Some(text) = text(input) else {
         return false;
     };
