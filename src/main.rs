@@ -155,7 +155,7 @@ fn verify(typed: &cli::Verify) -> Option<u8> {
     let report = match &typed.admin {
         Some(address) => {
             let address = typed_address(address)?;
-            block_on(verify_there(&address, asked))
+            block_on(verify_there(&address, None, asked))
         }
         None => {
             let config = said(load(&typed.options))?;
@@ -203,7 +203,8 @@ async fn verify_here(config: &Config, asked: Verify) -> Option<VerifyReport> {
                 "{}, which is asked to check itself",
                 Chain(&error)
             ));
-            return verify_there(&admin_address(config)?, asked).await;
+            let directory = cache::identity(&config.cache.dir);
+            return verify_there(&admin_address(config)?, directory, asked).await;
         }
         Err(error) => {
             complain(&Chain(&error).to_string());
@@ -218,17 +219,28 @@ async fn verify_here(config: &Config, asked: Verify) -> Option<VerifyReport> {
         // The check is not dropped but told, so that it reports what it has found.
         tokio::select! {
             report = verifying.as_mut() => return Some(report),
-            _ = signals.next() => stop.cancel(),
+            name = signals.next() => {
+                if stop.is_cancelled() {
+                    complain(&format!("a second {name}: stopped without a report"));
+                    return None;
+                }
+                stop.cancel();
+            }
             () = tokio::time::sleep(PROGRESS_INTERVAL) => line.show(*seen.borrow()),
         }
     }
 }
 
 /// Has a running proxy check itself; `None` when it does not, which has then been said.
-async fn verify_there(address: &str, asked: Verify) -> Option<VerifyReport> {
+async fn verify_there(
+    address: &str,
+    directory: Option<String>,
+    asked: Verify,
+) -> Option<VerifyReport> {
     let mut signals = said(Signals::listen().map_err(|error| error.to_string()))?;
     let mut line = ProgressLine::new();
-    let verifying = operator::verify(address, asked, |progress| line.show(progress));
+    let directory = directory.as_deref();
+    let verifying = operator::verify(address, directory, asked, |now| line.show(now));
     // Dropped, the connection is closed, which stops the check.
     let report = tokio::select! {
         report = verifying => report.map_err(|error| Chain(&error).to_string()),

@@ -81,19 +81,25 @@ pub async fn purge(address: &str, references: &[FullReference]) -> Result<PurgeR
     serde_json::from_slice(&body).map_err(|_| strange(address))
 }
 
-/// Has the proxy whose admin port is at `address` check everything that it keeps; a rate of zero leaves that to the proxy.
-/// Says now and then how far it is. Dropped, it has the proxy stop.
+/// Has the proxy whose admin port is at `address` check everything that it keeps, which must be the directory of that identity
+/// if one is given; a rate of zero leaves that to the proxy. Says now and then how far it is. Dropped, it has the proxy stop.
 ///
 /// # Errors
 ///
 /// When nobody answers, the proxy refuses, or it falls silent.
 pub async fn verify(
     address: &str,
+    directory: Option<&str>,
     asked: Verify,
     mut progress: impl FnMut(VerifyProgress),
 ) -> Result<VerifyReport, Error> {
     let rate = (asked.rate > 0).then_some(asked.rate);
-    let asked = serde_json::json!({ "rate": rate, "repair": asked.repair }).to_string();
+    let asked = serde_json::json!({
+        "rate": rate,
+        "repair": asked.repair,
+        "directory": directory,
+    });
+    let asked = asked.to_string();
     let answering = async {
         let answer = post(address, "/verify", asked).await?;
         answer.accepted(address).await

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,6 +180,11 @@ impl Disk {
         if let Some(lock) = self.lock.lock().as_ref() {
             let _ = write_holder(lock, DRAINING);
         }
+    }
+
+    /// What tells this directory from any other on the machine, whatever it is called there.
+    pub(super) fn identity(&self) -> Option<String> {
+        identity(self.layout.dir())
     }
 
     /// The size chosen at the first start, if one was.
@@ -578,13 +583,27 @@ impl Disk {
             .write(true)
             .create_new(true)
             .open(&staged)
-            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()))
+            .and_then(|mut file| {
+                self.give_back(&file);
+                file.write_all(bytes).and_then(|()| file.sync_data())
+            })
             .and_then(|()| make_parent(path))
             .and_then(|()| rename(&staged, path));
         if written.is_err() {
             let _ = self.remove(&staged);
         }
         written
+    }
+
+    /// What root writes, who repairs, belongs to whom the directory belongs: the proxy has to write to it again.
+    fn give_back(&self, file: &File) {
+        let (dir, ours) = (fs::metadata(self.layout.dir()), file.metadata());
+        if let (Ok(dir), Ok(ours)) = (dir, ours)
+            && dir.uid() != ours.uid()
+        {
+            // Nobody but root can, and nobody but root needs to.
+            let _ = fchown(file, Some(dir.uid()), Some(dir.gid()));
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
@@ -630,6 +649,12 @@ impl Drop for StagedFile {
             let _ = self.disk.remove(&self.path);
         }
     }
+}
+
+/// What tells a directory from any other on the machine, in a container or out of it; `None` when there is none.
+pub fn identity(dir: &Path) -> Option<String> {
+    let metadata = fs::metadata(dir).ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
 /// A published file by what the file system says of it; what cannot have been published is none.

@@ -740,9 +740,16 @@ impl Drop for Reservation {
     }
 }
 
+impl BlobFile {
+    /// Whether it is read, but published no more.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+}
+
 impl Drop for BlobFile {
     fn drop(&mut self) {
-        if !self.removed.load(Ordering::Acquire) {
+        if !self.is_removed() {
             return;
         }
         if let Some(index) = self.index.upgrade() {

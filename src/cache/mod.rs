@@ -33,7 +33,7 @@ mod config;
 
 pub use capacity::{Ledger, Shortfall, Space};
 pub use config::{Config, Share};
-pub use disk::OpenError;
+pub use disk::{OpenError, identity};
 pub use fill::{FillError, Follower, Handover};
 pub use filler::{Filler, Verified};
 pub use layout::{Repository, fuzz_layout};

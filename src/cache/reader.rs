@@ -76,8 +76,12 @@ impl Blob {
         self.file.size
     }
 
-    /// Sets the file aside: its bytes were found not to be those of its digest.
+    /// Sets the file aside: its bytes were found not to be those of its digest. One that is published no more is out of the
+    /// way, and what may have come in its place is right.
     pub async fn quarantine(&self) {
+        if self.file.is_removed() {
+            return;
+        }
         let (index, digest) = (Arc::clone(&self.index), self.file.digest);
         // A panic there leaves the file where it is, to be found out again.
         let _ = tokio::task::spawn_blocking(move || index.quarantine(&digest)).await;

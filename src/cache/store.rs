@@ -227,6 +227,13 @@ impl Cache {
         verifying.await
     }
 
+    /// What tells the directory from any other, as [`identity`](super::identity) does. Cancel-safe.
+    pub async fn identity(&self) -> Option<String> {
+        let disk = Arc::clone(&self.disk);
+        let identity = spawn_blocking(move || disk.identity());
+        log_panic(identity.await).flatten()
+    }
+
     /// Writes down the last uses that the disk does not know of. Blocks.
     pub fn save_uses(&self) {
         self.index.save_uses();

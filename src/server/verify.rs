@@ -46,6 +46,8 @@ pub(super) struct Verifications {
 struct Asked {
     rate: Option<u64>,
     repair: bool,
+    /// The identity of the directory that is meant; whatever it is when nothing is said.
+    directory: Option<String>,
 }
 
 /// Why nothing is checked.
@@ -55,6 +57,8 @@ enum Refusal {
     NoOrder(#[from] NoOrder),
     #[error(r#"the body is not {{"rate": 67108864, "repair": false}}, or a part of it"#)]
     Body,
+    #[error("it keeps another directory")]
+    Elsewhere,
     #[error("another check is under way")]
     Busy,
 }
@@ -64,7 +68,7 @@ impl Refusal {
         match self {
             Self::NoOrder(no_order) => no_order.status(),
             Self::Body => StatusCode::BAD_REQUEST,
-            Self::Busy => StatusCode::CONFLICT,
+            Self::Elsewhere | Self::Busy => StatusCode::CONFLICT,
         }
     }
 }
@@ -104,6 +108,9 @@ impl Verifications {
     async fn begin(&self, request: Request<Incoming>) -> Result<mpsc::Receiver<Bytes>, Refusal> {
         let body = asked::order(request).await?;
         let asked: Asked = from_json_object(&body).ok_or(Refusal::Body)?;
+        if asked.directory.is_some() && asked.directory != self.cache.identity().await {
+            return Err(Refusal::Elsewhere);
+        }
         let place = Arc::clone(&self.place).try_acquire_owned();
         let place = place.map_err(|_| Refusal::Busy)?;
         let (lines, read) = mpsc::channel(LINES_MAX);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -265,6 +265,21 @@ async fn a_running_proxy_checks_itself() {
         "{said}"
     );
     assert!(error.contains("in use by another instance"), "{error}");
+
+    // Whoever checks another directory than that of the proxy at this address is not told that all is right.
+    let other = TestProxy::in_front_of(&upstream);
+    let _other = Binary::start(&other).await;
+    let file = other.file();
+    let mistaken = [
+        "verify",
+        "--config",
+        file.to_str().unwrap(),
+        "--admin-listen",
+        &admin,
+    ];
+    let (code, said, error) = Binary::command(&mistaken).await;
+    assert_eq!((code, said.as_str()), (Some(1), ""), "{error}");
+    assert!(error.contains("it keeps another directory"), "{error}");
 
     flip(&published(&builder.dir(), image.layers[0].digest()));
     lose(&published(&builder.dir(), image.layers[1].digest()));
@@ -552,4 +567,50 @@ async fn a_wrong_size_that_was_dropped_is_forgotten_by_the_running_proxy_too() {
     let pulled = proxy.pull_blob(APP, wrong).await;
     assert_eq!(pulled.cache_status(), "layerhold; hit");
     assert_eq!(upstream.count(&get(wrong.digest())), 1);
+}
+
+#[tokio::test]
+async fn what_root_repairs_still_belongs_to_whom_it_belonged() {
+    const NOBODY: u32 = 65534;
+    let image = Image::random(&[KIB]);
+    let (_upstream, builder) = stored(&image).await;
+    let dir = builder.dir();
+    let give = |path: &Path| chown(path, Some(NOBODY), Some(NOBODY));
+    if give(&dir).is_err() {
+        // Only root can give files away, and only for root does it matter.
+        return;
+    }
+    let grants = dir.join("upstreams").join(ONE).join(APP).join("_granted");
+    give(&grants).unwrap();
+    let mut text = fs::read_to_string(&grants).unwrap();
+    text.push_str("torn");
+    fs::write(&grants, text).unwrap();
+    let (code, report) = verify(&builder, &["--repair"]).await;
+    let expected = BTreeMap::from([("record", 1)]);
+    assert_eq!((code, kinds(&report)), (Some(0), expected), "{report}");
+    let found = fs::metadata(&grants).unwrap();
+    assert_eq!((found.uid(), found.gid()), (NOBODY, NOBODY));
+}
+
+#[tokio::test]
+async fn a_reader_of_a_damaged_file_is_not_in_the_way_of_the_one_that_came_in_its_place() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(32 * MIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+    // More than what waits on the way to a client that does not read.
+    let request = proxy.blob(APP, blob.digest());
+    let (first, second) = (request.send().await, request.send().await);
+    let file = proxy.published(blob.digest());
+    let opened = fs::OpenOptions::new().write(true).open(file).unwrap();
+    opened.set_len(31 * MIB as u64).unwrap();
+    first.whole().await.is(200, blob.bytes());
+    proxy.wait_for_hit(APP, &blob).await;
+    second.whole().await.is(200, blob.bytes());
+    let asked = upstream.log().len();
+    let hit = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
+    assert_eq!(upstream.log().len(), asked);
+    let quarantined = proxy.metric("layerhold_quarantined_total", &[]).await;
+    assert_eq!(quarantined, 1.0);
 }
