@@ -138,7 +138,7 @@ impl Model {
                         self.known.insert(
                             digest,
                             Known::Filling {
-                                filler: Box::new(filler),
+                                filler,
                                 received: 0,
                                 corrupt,
                                 sized: size.is_some(),
@@ -566,7 +566,7 @@ async fn checking_is_no_use() {
         let Joined::First(filler, _) = model.cache.join(&digest, &repository(0)).await else {
             panic!("nobody else brings it");
         };
-        model.cache.put(filler, bytes).await.unwrap();
+        model.cache.put(*filler, bytes).await.unwrap();
         put.push(digest);
     }
     let (stop, (progress, seen)) = (CancellationToken::new(), watch::channel(<_>::default()));
@@ -582,7 +582,7 @@ async fn checking_is_no_use() {
     let Joined::First(filler, _) = model.cache.join(&digest, &repository(0)).await else {
         panic!("nobody else brings it");
     };
-    model.cache.put(filler, bytes).await.unwrap();
+    model.cache.put(*filler, bytes).await.unwrap();
     let evicted = model.figure("layerhold_evictions_total", None);
     let (gone, kept) = put.split_at(usize::try_from(evicted).unwrap());
     assert!(evicted > 0 && evicted < 8);

@@ -56,7 +56,7 @@ pub enum Joined {
     /// Somebody brings it.
     Following(Follower),
     /// Nobody does: the caller must, and may follow itself.
-    First(Filler, Follower),
+    First(Box<Filler>, Follower),
 }
 
 impl Joined {
@@ -272,7 +272,7 @@ impl Cache {
                     let follower = Follower::new(Arc::clone(&fill), self.metrics.clone());
                     let metrics = self.metrics.clone();
                     let filler = Filler::new(fill, &self.index, &self.disk, &self.places, metrics);
-                    return Joined::First(filler, follower);
+                    return Joined::First(Box::new(filler), follower);
                 }
                 index::Joined::Present => {
                     if let Some(blob) = self.open_blob(digest).await {

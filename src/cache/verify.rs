@@ -308,7 +308,7 @@ mod tests {
         let Joined::First(filler, _) = cache.join(&digest, &through).await else {
             panic!("nobody else is here");
         };
-        cache.put(filler, bytes).await.unwrap();
+        cache.put(*filler, bytes).await.unwrap();
         cache.release();
         drop(cache);
 

@@ -166,7 +166,7 @@ impl Blobs {
                 }
                 Joined::First(filler, follower) => {
                     self.check_refusal(repository, digest)?;
-                    self.spawn_fill(filler, registry.source(name), repository.clone());
+                    self.spawn_fill(*filler, registry.source(name), repository.clone());
                     (follower, Outcome::Miss)
                 }
             };

@@ -108,7 +108,7 @@ impl Manifests {
             let (bytes, media_type) = match (self.cache.join(digest, &repository).await, granted) {
                 (Joined::First(filler, _), _) => {
                     self.check_refusal(&repository, digest)?;
-                    return self.fetch(Some(filler), registry, name, digest).await;
+                    return self.fetch(Some(*filler), registry, name, digest).await;
                 }
                 (Joined::Unreadable(_), _) => return self.around(registry, name, digest).await,
                 (Joined::Present(blob), granted) => {
@@ -285,7 +285,7 @@ impl Manifests {
         self.keep(&repository, &digest, kept, asked).await;
         if let Joined::First(filler, _) = self.cache.join(&digest, &repository).await {
             // Not kept on disk: then it is served from memory.
-            let _ = self.cache.put(filler, bytes).await;
+            let _ = self.cache.put(*filler, bytes).await;
         }
         Ok(ManifestHead {
             digest: Some(digest),
