@@ -63,6 +63,7 @@ tests! {
     listing purge_order verify_order purge_report verify_line
     grants tag_record layout
     config options client_config
+    password_file certificates store_version
 }
 
 /// Runs a target until its time is up.

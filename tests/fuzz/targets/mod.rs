@@ -7,6 +7,7 @@ mod names;
 mod fields;
 mod configuration;
 mod bodies;
+mod files;
 mod peers;
 
 use std::sync::LazyLock;
@@ -65,6 +66,9 @@ pub(crate) const TARGETS: &[Target] = &[
     configuration::CONFIG,
     configuration::OPTIONS,
     configuration::CLIENT_CONFIG,
+    files::PASSWORD_FILE,
+    files::CERTIFICATES,
+    files::STORE_VERSION,
 ];
 
 /// The input as a text, where it is one.
