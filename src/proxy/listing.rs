@@ -137,9 +137,9 @@ fn answer(
 const HEARD_BYTES_MAX: u64 = 16 << 20;
 /// Pages that are asked for; registries answer 400 to more than they like (distribution#4856).
 const PAGE_MAX: u64 = 1000;
-/// Pairs of a query, and bytes of one, that go on; what is beyond is nobody's pagination.
+/// Pairs of a query, and bytes of one with its escapes, that go on; what is beyond is nobody's pagination.
 const PAIRS_MAX: usize = 8;
-const PAIR_BYTES_MAX: usize = 1024;
+const PAIR_BYTES_MAX: usize = 2048;
 
 /// Tag lists of one page are larger than manifests may be: a hundred thousand tags are some megabytes.
 const LISTING_BYTES_MAX: u64 = 16 << 20;
@@ -199,10 +199,9 @@ fn value_of<'a>(pair: &'a str, name: &str) -> Option<Cow<'a, str>> {
     (key == name).then_some(value)
 }
 
-/// A pair as it is, but for what cannot stand in a query (RFC 3986 §3.4).
+/// A pair as it is, but for what cannot stand in a query (RFC 3986 §3.4), and for `;`, which to some ends a pair.
 fn in_query(pair: &str) -> Cow<'_, str> {
-    let is_query =
-        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$'()*+,;=:@/?%".contains(&byte);
+    let is_query = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$'()*+,=:@/?%".contains(&byte);
     if pair.bytes().all(is_query) {
         return pair.into();
     }
@@ -324,6 +323,7 @@ mod tests {
             ("n=99999999999999999999999", "n=1000"),
             ("a=b%0d%0ac&&d", "a=b%0d%0ac&d"),
             ("a=<b> \"c\u{fc}", "a=%3Cb%3E%20%22c%C3%BC"),
+            ("a=b;n=5", "a=b%3Bn=5"),
             (long.as_str(), "n=5"),
         ];
         for (query, expected) in cases {
