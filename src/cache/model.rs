@@ -247,7 +247,7 @@ impl Model {
             digest,
             media_type: MediaType::parse("application/vnd.oci.image.index.v1+json").unwrap(),
             size: self.blobs[&digest].len() as u64,
-            age: Duration::ZERO,
+            age: Some(Duration::ZERO),
         };
         // Without room the former record stays, or none.
         self.cache.store_tag(&repository, &tag, record, asked).await;

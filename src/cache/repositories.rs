@@ -38,8 +38,8 @@ pub struct TagRecord {
     pub media_type: MediaType,
     /// Its size in bytes.
     pub size: u64,
-    /// How long ago upstream last confirmed it.
-    pub age: Duration,
+    /// How long ago upstream last confirmed it, as far as it is known: a wall clock that was set back hides it.
+    pub age: Option<Duration>,
 }
 
 /// The metadata of all repositories.
@@ -543,6 +543,9 @@ fn line(digest: &Digest, grant: &Grant) -> String {
     }
 }
 
+/// When what is of an unknown age was stamped.
+const LONG_AGO: u64 = 0;
+
 fn tag_text(record: &TagRecord) -> String {
     let TagRecord {
         digest,
@@ -550,7 +553,7 @@ fn tag_text(record: &TagRecord) -> String {
         size,
         age,
     } = record;
-    let checked_at = clock::stamp_of(*age);
+    let checked_at = age.map_or(LONG_AGO, clock::stamp_of);
     format!("{digest} {media_type} {size} {checked_at}\n")
 }
 
@@ -649,14 +652,15 @@ mod tests {
             digest: Digest::of(Algorithm::Sha512, b"manifest"),
             media_type: MediaType::parse("application/vnd.oci.image.index.v1+json").unwrap(),
             size: 1234,
-            age: Duration::from_secs(60),
+            age: Some(Duration::from_secs(60)),
         };
         let read = parse_tag(&tag_text(&record)).unwrap();
         assert_eq!((read.digest, read.size), (record.digest, record.size));
-        assert!((60..63).contains(&read.age.as_secs()));
+        let age = read.age.unwrap();
+        assert!((60..63).contains(&age.as_secs()));
         // Whatever is cut off: it must not be fresh for longer because it was read from disk.
         for millis in [0, 1, 999, 1500, 1999] {
-            let age = Duration::from_millis(millis);
+            let age = Some(Duration::from_millis(millis));
             let record = TagRecord {
                 age,
                 ..record.clone()

@@ -22,6 +22,8 @@ pub(super) enum Verdict {
 pub(super) struct Facts {
     /// How long ago the stored answer was last confirmed; `None` when nothing is stored.
     pub(super) age: Option<Duration>,
+    /// Whether it may be older than that.
+    pub(super) may_be_older: bool,
     /// Whether the pause after a failed check, or after a 404, is still on.
     pub(super) paused: bool,
     /// Whether that failure means that nothing is known, so that a stored answer may be served.
@@ -39,7 +41,7 @@ pub(super) fn judge(policy: &Freshness, facts: Facts) -> Verdict {
         };
     }
     match facts.age {
-        Some(age) if age < policy.fresh_for => Verdict::Serve,
+        Some(age) if age < policy.fresh_for && !facts.may_be_older => Verdict::Serve,
         Some(_) | None => Verdict::Check,
     }
 }
@@ -72,6 +74,7 @@ mod tests {
     fn each_boundary_belongs_to_the_later_verdict() {
         let facts = |age, paused, unavailable| Facts {
             age,
+            may_be_older: false,
             paused,
             unavailable,
         };
@@ -91,6 +94,19 @@ mod tests {
     }
 
     #[test]
+    fn pitfall_19_what_is_of_unknown_age_is_not_fresh_and_stands_in_all_the_same() {
+        for (paused, expected) in [(false, Verdict::Check), (true, Verdict::ServeStale)] {
+            let facts = Facts {
+                age: Some(secs(1)),
+                may_be_older: true,
+                paused,
+                unavailable: paused,
+            };
+            assert_eq!(judge(&POLICY, facts), expected);
+        }
+    }
+
+    #[test]
     fn zero_freshness_always_checks() {
         let policy = Freshness {
             fresh_for: Duration::ZERO,
@@ -98,6 +114,7 @@ mod tests {
         };
         let facts = Facts {
             age: Some(Duration::ZERO),
+            may_be_older: false,
             paused: false,
             unavailable: false,
         };

@@ -119,7 +119,8 @@ type Check = watch::Receiver<Option<Checked>>;
 #[derive(Clone, Copy, Debug)]
 struct Age {
     at: Instant,
-    before: Duration,
+    /// How old it was then; `None`: nobody knows.
+    before: Option<Duration>,
 }
 
 impl Tags {
@@ -432,7 +433,7 @@ impl Tags {
     async fn run_check(&self, state: &Arc<TagState>, sender: &watch::Sender<Option<Checked>>) {
         let age = Age {
             at: Instant::now(),
-            before: Duration::ZERO,
+            before: Some(Duration::ZERO),
         };
         let asked = self.cache.purges().now();
         let ended = Ended { state, sender };
@@ -549,12 +550,11 @@ impl Tags {
             return None;
         }
         inner.written = Some(Instant::now());
-        let age = age.now();
         let record = TagRecord {
             digest,
             media_type,
             size,
-            age,
+            age: age.before.map(|_| age.now()),
         };
         Some((record, asked))
     }
@@ -594,6 +594,7 @@ impl Inner {
         let failed = self.failed.as_ref().filter(|it| Instant::now() < it.until);
         Facts {
             age: self.stored.as_ref().map(|(_, age)| age.now()),
+            may_be_older: matches!(self.stored, Some((_, Age { before: None, .. }))),
             paused: failed.is_some(),
             unavailable: failed.is_some_and(|it| it.source.class() == Class::Unavailable),
         }
@@ -601,8 +602,11 @@ impl Inner {
 }
 
 impl Age {
+    /// As far as it is known.
     fn now(self) -> Duration {
-        self.at.elapsed() + self.before
+        self.at
+            .elapsed()
+            .saturating_add(self.before.unwrap_or_default())
     }
 }
 

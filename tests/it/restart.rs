@@ -1,10 +1,11 @@
 //! A restart loses nothing that was published.
 
-use std::fs;
+use std::fs::{self, File};
+use std::time::{Duration, SystemTime};
 
 use crate::harness::proxy::ONE;
 use crate::harness::{
-    APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, get, head, pair,
+    APP, Binary, Blob, FakeRegistry, Image, KIB, MIB, ProxyBuilder, TestProxy, get, head, pair,
 };
 
 #[tokio::test]
@@ -203,4 +204,119 @@ async fn a_blob_that_was_emptied_between_two_runs_is_a_miss() {
     let proxy = builder.start().await;
     proxy.pull_blob(APP, &blob).await;
     assert_eq!(upstream.count(&get(blob.digest())), 2);
+}
+
+const YEAR: i64 = 365 * 24 * 60 * 60;
+
+/// Has a tag's record say that it was checked so many seconds later than it was: as if the clock had stood that far ahead
+/// then, or stood that far back now.
+fn shift_check(builder: &ProxyBuilder, tag: &str, seconds: i64) {
+    let dir = builder.dir().join("upstreams").join(ONE).join(APP);
+    let file = dir.join("_tags").join(tag);
+    let text = fs::read_to_string(&file).unwrap();
+    let (rest, stamp) = text.trim_end().rsplit_once(' ').unwrap();
+    let stamp: i64 = stamp.parse().unwrap();
+    fs::write(&file, format!("{rest} {}\n", stamp + seconds)).unwrap();
+}
+
+/// An upstream whose tag was pulled and checked at a time that is off by so much, and a proxy that starts after that.
+async fn checked_at_another_time(seconds: i64) -> (FakeRegistry, ProxyBuilder, Image) {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("freshness.fresh_for", "30d")
+        .set("freshness.usable_for", "60d")
+        .start()
+        .await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    proxy.pull_manifest(APP, "v1").await;
+    let stored = |it| it == 1.0;
+    proxy
+        .wait_for_metric("layerhold_cache_blobs", &[], stored)
+        .await;
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    shift_check(&builder, "v1", seconds);
+    (upstream, builder, image)
+}
+
+#[tokio::test]
+async fn pitfall_19_a_clock_that_was_off_by_a_year_pins_no_tag() {
+    for seconds in [YEAR, -YEAR, 60] {
+        let (upstream, builder, _) = checked_at_another_time(seconds).await;
+        let moved = Image::random(&[KIB]);
+        upstream.serve_image(APP, "v1", &moved);
+        let proxy = builder.start().await;
+        let pulled = proxy.pull_manifest(APP, "v1").await;
+        assert_eq!(pulled.bytes, moved.manifest.bytes(), "{seconds}");
+        // From then on it is as fresh as any, also after another start.
+        let asked = upstream.log().len();
+        proxy.pull_manifest(APP, "v1").await;
+        let proxy = proxy.restart().await;
+        let again = proxy.pull_manifest(APP, "v1").await;
+        assert_eq!(again.head.cache_status(), "layerhold; hit", "{seconds}");
+        assert_eq!(upstream.log().len(), asked, "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_19_a_tag_that_was_checked_in_the_future_bridges_an_outage() {
+    let (upstream, builder, image) = checked_at_another_time(YEAR).await;
+    upstream.stop().await;
+    let proxy = builder.start().await;
+    for _ in 0..2 {
+        let stale = proxy.pull_manifest(APP, "v1").await;
+        assert_eq!(stale.bytes, image.manifest.bytes());
+        let status = "layerhold; fwd=stale; detail=upstream-unavailable";
+        assert_eq!(stale.head.cache_status(), status);
+    }
+}
+
+#[tokio::test]
+async fn pitfall_19_times_of_use_that_are_off_by_a_year_throw_nothing_away() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).set("cache.size", "40MiB");
+    let proxy = builder.start().await;
+    let blobs: Vec<Blob> = (0..6).map(|_| Blob::random(6 * MIB)).collect();
+    for blob in &blobs {
+        upstream.serve_blob(APP, blob);
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    proxy.shut_down();
+    let files: Vec<_> = blobs
+        .iter()
+        .map(|it| proxy.published(it.digest()))
+        .collect();
+    let builder = proxy.stopped().await;
+    let year = Duration::from_secs(YEAR.unsigned_abs());
+    for (n, file) in files.iter().enumerate() {
+        let now = file.metadata().unwrap().modified().unwrap();
+        let off = match n {
+            0..2 => now + year,
+            2..4 => now - year,
+            _ => SystemTime::UNIX_EPOCH - year,
+        };
+        let file = File::options().write(true).open(file).unwrap();
+        file.set_modified(off).unwrap();
+    }
+    let proxy = builder.start().await;
+    for blob in &blobs {
+        let hit = proxy.pull_blob(APP, blob).await;
+        assert_eq!(hit.cache_status(), "layerhold; hit");
+    }
+    // Nor does anything stay for ever: what was used since outlives what has only a late time.
+    for blob in &blobs[2..] {
+        proxy.pull_blob(APP, blob).await;
+    }
+    let more: Vec<Blob> = (0..2).map(|_| Blob::random(6 * MIB)).collect();
+    for blob in &more {
+        upstream.serve_blob(APP, blob);
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let asked = upstream.log().len();
+    for blob in &blobs[2..] {
+        let hit = proxy.pull_blob(APP, blob).await;
+        assert_eq!(hit.cache_status(), "layerhold; hit");
+    }
+    assert_eq!(upstream.log().len(), asked);
 }
