@@ -3,6 +3,7 @@
 //! What can change is asked again: a file whenever it is used and has changed, a helper now and then; and both when the site
 //! refuses what they gave, so that a corrected password is used by the next request.
 
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -18,6 +19,7 @@ use super::config::{CredentialSource, SiteConfig};
 use super::credential::{Credential, CredentialError};
 use super::helper;
 use crate::net::{Chain, Secret};
+use crate::oci::RepositoryName;
 
 /// Our credentials for one site.
 #[derive(Debug)]
@@ -27,6 +29,9 @@ pub(super) struct Credentials {
     source: Source,
     /// The ones that the log says were refused.
     refused: Mutex<Option<Arc<Credential>>>,
+    /// How long they are not shown again where they were, and since when that is.
+    pause: Duration,
+    paused: Mutex<HashMap<RepositoryName, (Arc<Credential>, Instant)>>,
     /// What the log says of why there are none.
     complaint: Mutex<Option<String>>,
 }
@@ -119,6 +124,8 @@ impl Credentials {
             upstream: upstream.to_owned(),
             source,
             refused: Mutex::new(None),
+            pause: site.rest,
+            paused: Mutex::default(),
             complaint: Mutex::new(None),
         }
     }
@@ -146,9 +153,26 @@ impl Credentials {
         self.said(found)
     }
 
-    /// Says in the log, once, that the site refuses these.
-    pub(super) fn refused(&self, credential: Option<&Arc<Credential>>) {
+    /// Whether the site refused these for this repository a moment ago: who shows a wrong password at each pull is locked out.
+    /// Others, as from a file that has changed since, are no such ones.
+    pub(super) fn are_refused(&self, credential: &Arc<Credential>, name: &RepositoryName) -> bool {
+        let paused = self.paused.lock();
+        let refused = paused.get(name).filter(|(it, _)| it == credential);
+        refused.is_some_and(|(_, at)| at.elapsed() < self.pause)
+    }
+
+    /// Notes that the site refuses these for a repository, and says so in the log, once.
+    pub(super) fn refused(&self, credential: Option<&Arc<Credential>>, name: &RepositoryName) {
         let Some(credential) = credential else { return };
+        {
+            let mut paused = self.paused.lock();
+            if paused.len() >= PAUSED_MAX {
+                paused.retain(|_, (_, at)| at.elapsed() < self.pause);
+            }
+            if paused.len() < PAUSED_MAX {
+                paused.insert(name.clone(), (Arc::clone(credential), Instant::now()));
+            }
+        }
         let mut refused = self.refused.lock();
         if refused.as_ref() != Some(credential) {
             warn!(
@@ -356,6 +380,8 @@ const PASSWORD_BYTES_MAX: usize = 64 << 10;
 const GOOD_FOR: Duration = Duration::from_secs(300);
 /// When a helper is run again that failed while its last word was good.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Repositories in which a refusal is remembered.
+const PAUSED_MAX: usize = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -152,6 +152,12 @@ impl Sender {
             let host = self.host.clone();
             Error::Credential { host, source }
         })?;
+        if let (Some(credential), Some(name)) = (&credential, question.endpoint.name())
+            && self.credentials.are_refused(credential, name)
+        {
+            let (host, status) = (self.host.clone(), StatusCode::UNAUTHORIZED);
+            return Err(Error::Refused { host, status });
+        }
         let uri = self.uri(question);
         let mut asked = self.ask_as(credential.as_ref(), question, &uri).await;
         if is_unauthorized(question, &asked) {
@@ -161,8 +167,10 @@ impl Sender {
                 credential = other;
                 asked = self.ask_as(credential.as_ref(), question, &uri).await;
             }
-            if is_unauthorized(question, &asked) {
-                self.credentials.refused(credential.as_ref());
+            if let Some(name) = question.endpoint.name()
+                && is_unauthorized(question, &asked)
+            {
+                self.credentials.refused(credential.as_ref(), name);
             }
         }
         let (response, authorization) = asked?;

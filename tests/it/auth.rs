@@ -9,8 +9,8 @@ use crate::harness::proxy::ONE;
 use crate::harness::script::Turns;
 use crate::harness::token::TOKEN;
 use crate::harness::{
-    APP, At, Blob, FakeRegistry, Fault, Image, KIB, MIB, ProxyBuilder, Request, TestProxy,
-    TokenServer, Whole, any, get, head, within,
+    APP, At, Blob, FakeRegistry, Fault, Image, KIB, MIB, PasswordFile, ProxyBuilder, Request,
+    TestProxy, TokenServer, Whole, any, get, head, within,
 };
 
 const STALE: &str = "layerhold; fwd=stale; detail=upstream-unavailable";
@@ -442,4 +442,41 @@ async fn pitfall_41_a_token_server_that_asks_for_a_pause_gets_it() {
         assert!(whole.head.header("retry-after").is_some());
     }
     assert_eq!(tokens.exchanges(), 1);
+}
+
+#[tokio::test]
+async fn pitfall_34_a_wrong_password_is_not_shown_at_each_pull_and_a_right_one_at_once() {
+    let (tokens, plain) = (TokenServer::start().await, FakeRegistry::start().await);
+    let guarded = FakeRegistry::start().await;
+    guarded.require_token(&tokens);
+    tokens.lock("robot", "right");
+    plain.lock("robot", "right");
+    for upstream in [&plain, &guarded] {
+        let file = PasswordFile::new("wrong");
+        let proxy = TestProxy::in_front_of(upstream)
+            .upstream("username", "robot")
+            .upstream("password_file", file.path())
+            .set("freshness.retry_after", "1m")
+            .start()
+            .await;
+        let blob = Blob::random(KIB);
+        let shown = || upstream.log().len() + tokens.log().len();
+        for repository in [APP, "team/other"] {
+            upstream.serve_blob(repository, &blob);
+            let before = shown();
+            for n in 1..6 {
+                let whole = proxy.blob(repository, blob.digest()).whole().await;
+                assert_eq!(whole.head.status, 401);
+                if n == 1 {
+                    assert!(shown() > before);
+                }
+            }
+            // Without, with, and for a token: in each repository once.
+            assert!(shown() <= before + 2, "{}", shown() - before);
+        }
+        file.write("right");
+        for repository in [APP, "team/other"] {
+            proxy.pull_blob(repository, &blob).await;
+        }
+    }
 }
