@@ -50,7 +50,8 @@
 //! 1. A path becomes an [`oci::Endpoint`] at the door; below [`server`], no name, tag or digest is a string.
 //! 2. A published file is right: it was hashed here under its name, is made by rename only, and never written again.
 //! 3. Absent, filling or present: one lock decides.
-//! 4. A thousand clients of one digest cause one upstream transfer.
+//! 4. A thousand clients of one digest cause one upstream transfer; besides it only bounded windows, for closed ranges far
+//!    ahead of it.
 //! 5. No socket stands in a fill's way, and a fill outlives the client that caused it.
 //! 6. The last byte waits for the digest. A range that ends before the last byte is served unverified.
 //! 7. Room before bytes: used and reserved never exceed the limit once the start-up scan has ended. What is being read is

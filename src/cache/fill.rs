@@ -216,6 +216,11 @@ impl Follower {
         }
     }
 
+    /// Bytes below this can be read now.
+    pub fn front(&self) -> u64 {
+        self.progress.borrow().readable
+    }
+
     /// Waits for the verified end and gives the size. Cancel-safe.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::registry::Registry;
 use super::stream::BlobStream;
+use super::window::{FillWindows, Windows};
 use crate::cache::{
     self, Cache, FillError, Filler, Follower, Grant, Granted, Joined, Purge, Repository,
 };
@@ -29,6 +30,7 @@ pub(super) struct Blobs {
     heads: Flights<(Repository, Digest), Result<BlobHead, Arc<upstream::Error>>>,
     refusals: Refusals,
     fills: Fills,
+    windows: Windows,
     metrics: Metrics,
     bypasses: Arc<Semaphore>,
     tracker: TaskTracker,
@@ -52,6 +54,7 @@ impl Blobs {
             heads: Flights::new(tracker.clone()),
             refusals,
             fills: Fills::default(),
+            windows: Windows::new(metrics.clone(), tracker.clone()),
             metrics,
             bypasses: Arc::new(Semaphore::new(bypasses_max)),
             tracker,
@@ -212,7 +215,11 @@ impl Blobs {
         if size == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
             return Err(Followed::Failed(Error::Mismatch { expected: *digest }));
         }
-        let stream = BlobStream::new(self.cache.follow(follower), detour);
+        let ahead = self.fills.windows(digest).map(|windows| {
+            let source = detour.source().clone();
+            windows.reader(follower.front(), *digest, source)
+        });
+        let stream = BlobStream::new(self.cache.follow(follower), detour).ahead(ahead);
         Ok(content(
             *digest,
             size,
@@ -225,7 +232,7 @@ impl Blobs {
     fn spawn_fill(&self, filler: Filler, source: Source, repository: Repository) {
         let (cache, refusals) = (self.cache.clone(), self.refusals.clone());
         let digest = *filler.digest();
-        let sources = self.fills.begin(&digest, source);
+        let sources = self.fills.begin(&digest, source, self.windows.of_fill());
         self.tracker.spawn(async move {
             let asked = refusals.now();
             let (error, blamed) = match fill(&cache, filler, sources.list(), &repository).await {
@@ -357,11 +364,13 @@ pub(super) fn fill_error(error: FillError, digest: &Digest, subject: Subject) ->
     }
 }
 
-/// The sources of the fills in progress: who joins one from another repository brings its own.
+/// The fills in progress: who joins one from another repository brings its own source.
 #[derive(Clone, Debug, Default)]
 struct Fills {
-    sources: Arc<Mutex<HashMap<Digest, Sources>>>,
+    fills: Arc<Mutex<HashMap<Digest, UnderWay>>>,
 }
+
+type UnderWay = (Sources, Arc<FillWindows>);
 
 /// The sources of one fill, listed as long as this is held.
 struct Listed {
@@ -371,9 +380,10 @@ struct Listed {
 }
 
 impl Fills {
-    fn begin(&self, digest: &Digest, source: Source) -> Listed {
+    fn begin(&self, digest: &Digest, source: Source, windows: Arc<FillWindows>) -> Listed {
         let sources = Sources::new(source);
-        self.sources.lock().insert(*digest, sources.clone());
+        let fill = (sources.clone(), windows);
+        self.fills.lock().insert(*digest, fill);
         Listed {
             digest: *digest,
             sources,
@@ -383,9 +393,15 @@ impl Fills {
 
     /// Adds a proven source to a fill that is under way.
     fn add(&self, digest: &Digest, source: impl FnOnce() -> Source) {
-        if let Some(sources) = self.sources.lock().get(digest) {
+        if let Some((sources, _)) = self.fills.lock().get(digest) {
             sources.add(source());
         }
+    }
+
+    /// The windows of a fill that is under way.
+    fn windows(&self, digest: &Digest) -> Option<Arc<FillWindows>> {
+        let fills = self.fills.lock();
+        fills.get(digest).map(|(_, windows)| Arc::clone(windows))
     }
 }
 
@@ -397,11 +413,11 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut fills = self.fills.sources.lock();
+        let mut fills = self.fills.fills.lock();
         // The next fill of the same digest may have begun.
         if fills
             .get(&self.digest)
-            .is_some_and(|it| it.is(&self.sources))
+            .is_some_and(|(it, _)| it.is(&self.sources))
         {
             fills.remove(&self.digest);
         }

@@ -72,6 +72,10 @@ impl Detour {
         &self.digest
     }
 
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Holds a place for going this way; whether there was one.
     pub(super) fn hold(&mut self) -> bool {
         if self.place.is_none() {

@@ -10,6 +10,18 @@ use crate::net::total;
 pub struct Metrics {
     purged: IntCounterVec,
     deduplicated: IntCounterVec,
+    windows: IntCounterVec,
+    window_bytes: IntCounterVec,
+}
+
+/// How a window ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WindowLabel {
+    /// All of it came.
+    Complete,
+    /// Its reader left, or had the bytes by the fill.
+    Left,
+    Failed,
 }
 
 impl Metrics {
@@ -31,9 +43,28 @@ impl Metrics {
                 ),
                 &["upstream"],
             )?,
+            windows: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_windows_total",
+                    "Parts of blobs asked for beside their fills, by how they ended",
+                ),
+                &["end"],
+            )?,
+            window_bytes: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_window_bytes_total",
+                    "Bytes received of parts of blobs beside their fills",
+                ),
+                &["upstream"],
+            )?,
         };
         registry.register(Box::new(metrics.purged.clone()))?;
         registry.register(Box::new(metrics.deduplicated.clone()))?;
+        registry.register(Box::new(metrics.windows.clone()))?;
+        registry.register(Box::new(metrics.window_bytes.clone()))?;
+        for label in WindowLabel::ALL {
+            metrics.windows.with_label_values(&[label.as_str()]);
+        }
         for kind in Purge::KINDS {
             metrics.purged.with_label_values(&[kind]);
         }
@@ -54,5 +85,27 @@ impl Metrics {
 
     pub(super) fn purged(&self, purge: &Purge) {
         self.purged.with_label_values(&[purge.kind()]).inc();
+    }
+
+    pub(super) fn window_received(&self, upstream: &str, bytes: u64) {
+        self.window_bytes
+            .with_label_values(&[upstream])
+            .inc_by(bytes);
+    }
+
+    pub(super) fn window_ended(&self, how: WindowLabel) {
+        self.windows.with_label_values(&[how.as_str()]).inc();
+    }
+}
+
+impl WindowLabel {
+    const ALL: [Self; 3] = [Self::Complete, Self::Left, Self::Failed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Left => "left",
+            Self::Failed => "failed",
+        }
     }
 }

@@ -15,6 +15,7 @@ mod manifest;
 mod blob;
 mod answer;
 mod stream;
+mod window;
 mod bypass;
 mod refusals;
 mod flights;

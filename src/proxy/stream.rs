@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::bypass::{Bypass, Detour};
 use super::error::StreamError;
+use super::window::{Ahead, WINDOW_BYTES_MAX, Wanted};
 use crate::cache::{self, FillError, Handover, READ_BYTES, ReadError};
 use crate::oci::Digester;
 
@@ -18,9 +19,11 @@ use crate::oci::Digester;
 pub struct BlobStream {
     from: From,
     detour: Detour,
+    /// Where there is a fill that can be passed by.
+    ahead: Option<Ahead>,
     position: u64,
-    /// Where the part that is read ends, exclusive; `None` is the end of the blob.
-    until: Option<u64>,
+    /// The part that is read; `None` is the whole blob.
+    part: Option<Range<u64>>,
     /// The parts that are wanted after this one, in their order.
     later: VecDeque<Range<u64>>,
     /// What was read before the head went out.
@@ -40,11 +43,18 @@ impl BlobStream {
         Self {
             from: From::Cache(content),
             detour,
+            ahead: None,
             position: 0,
-            until: None,
+            part: None,
             later: VecDeque::new(),
             first: None,
         }
+    }
+
+    /// With this way to what the fill would bring too late.
+    pub(super) fn ahead(mut self, ahead: Option<Ahead>) -> Self {
+        self.ahead = ahead;
+        self
     }
 
     /// Only this part of it, the end exclusive. To be asked for before anything is read.
@@ -72,7 +82,7 @@ impl BlobStream {
         {
             self.from = From::Around(bypass.size());
         }
-        (self.position, self.until) = (part.start, Some(part.end));
+        (self.position, self.part) = (part.start, Some(part));
         true
     }
 
@@ -127,8 +137,8 @@ impl BlobStream {
 
     /// Bytes that are wanted yet; very many where nobody said where to stop.
     fn left(&self) -> u64 {
-        self.until
-            .map_or(u64::MAX, |until| until.saturating_sub(self.position))
+        let part = self.part.as_ref();
+        part.map_or(u64::MAX, |part| part.end.saturating_sub(self.position))
     }
 
     /// The next bytes of the part; `None` is its end, and when it is the end of the blob, a verified one. Cancel-safe.
@@ -145,11 +155,16 @@ impl BlobStream {
             self.position += bytes.len() as u64;
             return Ok(Some(bytes));
         }
+        let wanted = self.wanted();
         let bytes = loop {
             match &mut self.from {
                 From::Cache(content) => {
                     let max = left.min(READ_BYTES as u64);
-                    match content.read_at(self.position, max).await {
+                    let read = match (&mut self.ahead, &wanted) {
+                        (Some(ahead), Some(wanted)) => ahead.read_at(content, wanted, max).await,
+                        (None, _) | (_, None) => content.read_at(self.position, max).await,
+                    };
+                    match read {
                         Ok(bytes) => break bytes,
                         Err(error) => self.go_around(error).await?,
                     }
@@ -172,6 +187,21 @@ impl BlobStream {
         Ok(bytes)
     }
 
+    /// What may come beside a fill.
+    fn wanted(&self) -> Option<Wanted> {
+        let (From::Cache(content), Some(_)) = (&self.from, &self.ahead) else {
+            return None;
+        };
+        let end_max = self.position.saturating_add(WINDOW_BYTES_MAX);
+        // The last byte is never among it.
+        let end_max = end_max.min(content.size()?.saturating_sub(1));
+        Some(Wanted {
+            position: self.position,
+            part: self.part.clone()?,
+            run_end: self.run_end(WINDOW_GAP_MAX, end_max)?,
+        })
+    }
+
     /// The cache may fail, pulls may not: goes on from upstream, where that can help.
     async fn go_around(&mut self, error: ReadError) -> Result<(), StreamError> {
         let handover = match error {
@@ -192,7 +222,9 @@ impl BlobStream {
     }
 
     async fn bypass(&mut self, handover: Handover, size: Option<u64>) -> Result<(), StreamError> {
-        let until = self.run(BYPASS_GAP_MAX);
+        // What was on its way beside the fill is not waited for.
+        self.ahead = None;
+        let until = self.run_end(BYPASS_GAP_MAX, u64::MAX);
         let bypass = self.detour.take(handover, self.position, until, size);
         self.from = From::Bypass(Box::new(bypass.await?));
         Ok(())
@@ -206,13 +238,13 @@ impl BlobStream {
         }
     }
 
-    /// Where the parts end that one transfer may bring: each begins at or behind the end of the one before, and not farther
-    /// than this.
-    fn run(&self, gap_max: u64) -> Option<u64> {
-        let mut end = self.until?;
+    /// Where the parts end that one transfer may bring, the one that is read first: each other begins at or behind the end of
+    /// the one before, and not farther than this, and ends within this.
+    fn run_end(&self, gap_max: u64, end_max: u64) -> Option<u64> {
+        let mut end = self.part.as_ref()?.end;
         for part in &self.later {
             let gap = part.start.checked_sub(end);
-            if gap.is_none_or(|gap| gap > gap_max) {
+            if gap.is_none_or(|gap| gap > gap_max) || part.end > end_max {
                 break;
             }
             end = part.end;
@@ -221,5 +253,6 @@ impl BlobStream {
     }
 }
 
-/// Bytes between two parts that are rather fetched than asked around.
+/// Bytes between two parts that are rather fetched than asked around: the first around the cache, the second beside a fill.
 const BYPASS_GAP_MAX: u64 = 1 << 20;
+const WINDOW_GAP_MAX: u64 = 64 << 10;

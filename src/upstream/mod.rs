@@ -16,6 +16,7 @@
 //! for, and no credentials of a client's.
 
 mod files;
+mod window;
 mod transfer;
 mod client;
 mod site;
@@ -56,3 +57,4 @@ pub use tls::FileError;
 pub use token::fuzz_token;
 pub use transfer::{Source, Sources, Transfer};
 pub use transport::TransportError;
+pub use window::Window;

@@ -1,5 +1,6 @@
 //! Asking one place of a registry: the registry itself or a mirror of it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct BlobHead {
 pub(super) struct BlobAnswer {
     /// Where the body begins: the offset that was asked for, or before it; 0 when the registry ignored the range.
     pub(super) begins_at: u64,
+    /// Which part the body is, when the registry says that it is one.
+    pub(super) range: Option<Range<u64>>,
     /// The size of the whole blob, when the registry says it.
     pub(super) size: Option<u64>,
     /// The strong `ETag`, where there is one: what `If-Range` may name (RFC 9110 §13.1.5).
@@ -279,6 +282,31 @@ impl Site {
         part: Option<(u64, Option<u64>)>,
         if_range: Option<HeaderValue>,
     ) -> Result<BlobAnswer, Error> {
+        let place = self.place(&self.blob_places).await?;
+        self.blob_from(place, (name, digest), part, if_range).await
+    }
+
+    /// Asks for a part of a blob, unless all places are taken: who asks so stands in nobody's way.
+    pub(super) async fn blob_now(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        part: &Range<u64>,
+    ) -> Result<BlobAnswer, Error> {
+        let place = Arc::clone(&self.blob_places).try_acquire_owned();
+        let host = || self.host().to_owned();
+        let place = place.map_err(|_| Error::Busy { host: host() })?;
+        let part = Some((part.start, Some(part.end)));
+        self.blob_from(place, (name, digest), part, None).await
+    }
+
+    async fn blob_from(
+        &self,
+        blob_place: OwnedSemaphorePermit,
+        (name, digest): (&RepositoryName, &Digest),
+        part: Option<(u64, Option<u64>)>,
+        if_range: Option<HeaderValue>,
+    ) -> Result<BlobAnswer, Error> {
         let endpoint = self.there(Endpoint::Blob {
             name: name.clone(),
             digest: *digest,
@@ -287,7 +315,6 @@ impl Site {
             Some(until) => format!("bytes={from}-{}", until.saturating_sub(1)),
             None => format!("bytes={from}-"),
         });
-        let blob_place = Some(self.place(&self.blob_places).await?);
         let question = Question {
             range,
             if_range,
@@ -297,7 +324,7 @@ impl Site {
         let reply = reply.successful()?;
         let response = &reply.response;
         self.check_blob_head(response.headers(), digest)?;
-        let (begins_at, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
+        let (begins_at, range, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let content_range =
                 text(response.headers(), &CONTENT_RANGE).and_then(ContentRange::parse);
             let (Some(content_range), Some((from, _))) = (content_range, part) else {
@@ -308,21 +335,21 @@ impl Site {
             if begins_at > from || content_range.range.end <= from {
                 return Err(self.invalid(Fault::Range));
             }
-            (begins_at, content_range.size)
+            (begins_at, Some(content_range.range), content_range.size)
         } else {
-            (0, response.body().size_hint().exact())
+            (0, None, response.body().size_hint().exact())
         };
-        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let validator = response.headers().get(ETAG).filter(|it| is_strong(it));
         let validator = validator.cloned();
-        let (is_encoded, body) = self.body(reply, place, blob_place)?;
+        let (is_encoded, body) = self.body(reply, place, Some(blob_place))?;
         // A part of something encoded is no part of the blob, and its size is not the blob's.
-        if is_encoded && is_part {
+        if is_encoded && range.is_some() {
             return Err(self.invalid(Fault::Encoding));
         }
         let size = size.filter(|_| !is_encoded);
         Ok(BlobAnswer {
             begins_at,
+            range,
             size,
             validator,
             body,

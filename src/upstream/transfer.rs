@@ -1,5 +1,6 @@
 //! The bytes of one blob, in order, whatever happens on the way.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ pub struct Sources(Arc<Mutex<Vec<Source>>>);
 
 /// One place of a source.
 #[derive(Debug)]
-struct Spot {
-    site: Arc<Site>,
+pub(super) struct Spot {
+    pub(super) site: Arc<Site>,
     name: RepositoryName,
     /// Set where it is no more than a mirror.
     mirror: Option<Arc<Mirror>>,
@@ -357,6 +358,24 @@ impl Spot {
         if_range: Option<HeaderValue>,
     ) -> Result<BlobAnswer, Error> {
         let asking = self.site.blob(&self.name, digest, part, if_range);
+        self.noted(asking).await
+    }
+
+    /// Asks for a part if there is a place for that at once.
+    pub(super) async fn ask_now(
+        &self,
+        digest: &Digest,
+        part: &Range<u64>,
+    ) -> Result<BlobAnswer, Error> {
+        let asking = self.site.blob_now(&self.name, digest, part);
+        self.noted(asking).await
+    }
+
+    /// A mirror is judged by each of its answers.
+    async fn noted(
+        &self,
+        asking: impl Future<Output = Result<BlobAnswer, Error>>,
+    ) -> Result<BlobAnswer, Error> {
         match &self.mirror {
             None => asking.await,
             Some(mirror) => mirror.asked(asking).await,
@@ -365,7 +384,7 @@ impl Spot {
 }
 
 /// Where a source can be had, in the order in which the places are asked.
-fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
+pub(super) fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
     let (mirrors, own) = source.upstream.places()?;
     let spot = |site: &Arc<Site>, mirror| Spot {
         site: Arc::clone(site),

@@ -12,6 +12,7 @@
 mod pull;
 mod range;
 mod multipart;
+mod window;
 mod coalesce;
 mod tags;
 mod routes;
