@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{IntGaugeVec, Opts, Registry};
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,11 @@ impl App {
             &upstream_metrics,
             &tracker,
         )?);
-        let server = Server::bind(config.server.clone(), Health::default(), server_metrics).await?;
+        let server = Server::bind(
+            within_open_files(&config),
+            Health::default(),
+            server_metrics,
+        )?;
 
         let (registry_addresses, admin_address) =
             (server.registry_addresses().to_vec(), server.admin_address());
@@ -161,6 +166,27 @@ impl Running {
         // A sender that is gone has stopped, too.
         let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
     }
+}
+
+/// What the front runs on, with no more connections than there are descriptors for.
+fn within_open_files(config: &Config) -> server::Config {
+    // None is no limit.
+    let open_files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let mut server = config.server.clone();
+    let configured = server.connections_max;
+    server.connections_max = config.connections_within(open_files);
+    let connections = server.connections_max;
+    if connections < configured {
+        warn!(
+            configured,
+            connections,
+            open_files,
+            "the limit of open files allows fewer connections than are configured"
+        );
+    } else {
+        info!(connections, open_files, "limits");
+    }
+    server
 }
 
 /// How soon a use is written down, if it is.

@@ -763,6 +763,6 @@ impl Drop for BlobFile {
 const GROWTH_BYTES_MAX: u64 = 16 << 20;
 const GROWTH_SHARE: u64 = 64;
 /// Open files kept for the next reader.
-const OPEN_FILES_MAX: usize = 512;
+pub const OPEN_FILES_MAX: usize = 512;
 /// How long after the start room is not given away before the scan has ended: most scans end sooner.
 const SCAN_PATIENCE: Duration = Duration::from_secs(1);

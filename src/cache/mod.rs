@@ -36,6 +36,7 @@ pub use config::{Config, Share};
 pub use disk::{OpenError, identity};
 pub use fill::{FillError, Follower, Handover};
 pub use filler::{Filler, Verified};
+pub use index::OPEN_FILES_MAX;
 pub use layout::{Repository, fuzz_layout};
 pub use lru::Lru;
 pub use metrics::Metrics;

@@ -15,6 +15,7 @@
 mod clients;
 mod report;
 mod load;
+mod descriptors;
 mod upstreams;
 mod peers;
 mod sites;

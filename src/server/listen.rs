@@ -9,13 +9,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::accept::AcceptFaults;
 use super::admin::Admin;
 use super::config::Config;
 use super::connection::Connection;
@@ -63,16 +64,16 @@ impl Server {
     /// # Errors
     ///
     /// When one of them cannot be listened on.
-    pub async fn bind(config: Config, health: Health, metrics: Metrics) -> Result<Self, BindError> {
+    pub fn bind(config: Config, health: Health, metrics: Metrics) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
         let mut registry_addresses = Vec::new();
         for address in &config.listen {
-            let (listener, bound) = bind(*address).await?;
+            let (listener, bound) = bind(*address)?;
             info!(role = "registry", address = %bound, "listening");
             listeners.push(listener);
             registry_addresses.push(bound);
         }
-        let (admin_listener, admin_address) = bind(config.admin_listen).await?;
+        let (admin_listener, admin_address) = bind(config.admin_listen)?;
         info!(role = "admin", address = %admin_address, "listening");
         Ok(Self {
             config,
@@ -117,9 +118,11 @@ impl Server {
         };
         let admin_serving = tokio::spawn(serve_admin(
             self.admin_listener,
+            AcceptFaults::new(self.metrics.clone()),
             admin,
             self.admin_stopping.clone(),
         ));
+        self.metrics.takes_at_once(self.config.connections_max);
         let front = Arc::new(Front {
             proxy,
             metrics: self.metrics,
@@ -180,6 +183,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(self) {
+        let mut faults = AcceptFaults::new(self.front.metrics.clone());
         loop {
             let place = Arc::clone(&self.places).acquire_owned();
             // Either arm may be dropped: nothing is accepted yet, and a place goes back.
@@ -194,12 +198,15 @@ impl Acceptor {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => self.spawn(tcp, unmapped_address(peer), place),
-                Err(error) => {
-                    warn!(error = %error, "a connection could not be accepted");
-                    // Out of descriptors, most likely: without a pause this would spin until one is free.
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                Ok((tcp, peer)) => {
+                    faults.over();
+                    self.spawn(tcp, unmapped_address(peer), place);
                 }
+                // Nothing is lost with a pause.
+                Err(error) => tokio::select! {
+                    () = self.stopping.cancelled() => return,
+                    () = sleep(faults.met(&error)) => {}
+                },
             }
         }
     }
@@ -255,7 +262,12 @@ impl Acceptor {
     }
 }
 
-async fn serve_admin(listener: TcpListener, admin: Admin, stopping: CancellationToken) {
+async fn serve_admin(
+    listener: TcpListener,
+    mut faults: AcceptFaults,
+    admin: Admin,
+    stopping: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -266,10 +278,14 @@ async fn serve_admin(listener: TcpListener, admin: Admin, stopping: Cancellation
             () = stopping.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((tcp, _)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let tcp = match accepted {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                sleep(faults.met(&error)).await;
+                continue;
+            }
         };
+        faults.over();
         let (admin, stopping) = (admin.clone(), stopping.clone());
         tokio::spawn(async move {
             let _place = place;
@@ -289,13 +305,25 @@ async fn serve_admin(listener: TcpListener, admin: Admin, stopping: Cancellation
 
 /// A request head is at most this large, and so much of a response waits in the HTTP library before it asks for more.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that wait to be accepted; the kernel may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 const ADMIN_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let failed = |source| BindError { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a predecessor may still be in their last minute (TIME_WAIT).
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

@@ -16,6 +16,21 @@ pub struct Metrics {
     bytes: IntCounterVec,
     responses: IntCounterVec,
     connections: IntGauge,
+    connections_limit: IntGauge,
+    accept_errors: IntCounterVec,
+}
+
+/// Why a connection could not be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AcceptFault {
+    /// All descriptors are in use: ours, or the machine's.
+    Descriptors,
+    /// The kernel has no memory for a socket.
+    Memory,
+    /// The connection was over before it was accepted; the next one may do.
+    Connection,
+    /// Anything else.
+    Other,
 }
 
 /// Which request a figure is about. Every value is of a closed set.
@@ -62,14 +77,30 @@ impl Metrics {
                 &["end"],
             )?,
             connections: IntGauge::new("layerhold_connections", "Open client connections")?,
+            connections_limit: IntGauge::new(
+                "layerhold_connections_limit",
+                "Client connections that are taken at once",
+            )?,
+            accept_errors: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_accept_errors_total",
+                    "Times that no connection could be accepted, by why",
+                ),
+                &["reason"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.responses.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
+        registry.register(Box::new(metrics.connections_limit.clone()))?;
+        registry.register(Box::new(metrics.accept_errors.clone()))?;
         for end in [End::Complete, End::Failed, End::Abandoned] {
             metrics.responses.with_label_values(&[end_label(end)]);
+        }
+        for fault in AcceptFault::ALL {
+            metrics.accept_errors.with_label_values(&[fault.label()]);
         }
         Ok(metrics)
     }
@@ -110,12 +141,40 @@ impl Metrics {
             .inc_by(bytes);
     }
 
+    pub(super) fn takes_at_once(&self, connections: usize) {
+        let limit = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.connections_limit.set(limit);
+    }
+
+    pub(super) fn not_accepted(&self, fault: AcceptFault) {
+        let label = fault.label();
+        self.accept_errors.with_label_values(&[label]).inc();
+    }
+
     pub(super) fn connected(&self) {
         self.connections.inc();
     }
 
     pub(super) fn disconnected(&self) {
         self.connections.dec();
+    }
+}
+
+impl AcceptFault {
+    const ALL: [Self; 4] = [
+        Self::Descriptors,
+        Self::Memory,
+        Self::Connection,
+        Self::Other,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+            Self::Connection => "connection",
+            Self::Other => "other",
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! **What is absent:** nothing here knows how content comes about.
 
 mod listen;
+mod accept;
 mod admin;
 mod purge;
 mod verify;

@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
+use crate::harness::binary::field;
 use crate::harness::proxy::sum;
 use crate::harness::{
     APP, At, Binary, Blob, Connection, End, FakeRegistry, Image, KIB, MIB, TestProxy, get, pair,
@@ -99,6 +100,26 @@ async fn invariant_10_connections_beyond_the_limit_wait_their_turn() {
     assert!(proxy.metric("layerhold_connections", &[]).await <= 3.0);
     drop(first);
     third.head("GET").await.whole().await.is(200, b"{}");
+}
+
+#[tokio::test]
+async fn connections_are_no_more_than_there_are_descriptors_for() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream);
+    let binary = Binary::start_with_open_files(&builder, 128).await;
+    let limit = "layerhold_connections_limit";
+    assert_eq!(binary.metric(limit, &[]).await, 64.0);
+    let said = "the limit of open files allows fewer connections than are configured";
+    let line = binary
+        .wait_for_log(|line| field(line, "message").is_some_and(|it| *it == said))
+        .await;
+    assert_eq!(field(&line, "level").unwrap(), "WARN");
+    let numbers = ["configured", "connections", "open_files"].map(|it| field(&line, it).unwrap());
+    assert_eq!(numbers, [16_384, 64, 128]);
+
+    drop(binary);
+    let enough = Binary::start(&builder.set("limits.connections", 10)).await;
+    assert_eq!(enough.metric(limit, &[]).await, 10.0);
 }
 
 #[tokio::test]

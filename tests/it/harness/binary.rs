@@ -44,6 +44,18 @@ impl Binary {
         Self::run(builder, command).await
     }
 
+    /// Starts the binary so that it may have so many files open, and no more.
+    pub(crate) async fn start_with_open_files(builder: &ProxyBuilder, files: usize) -> Self {
+        let mut command = bare("sh");
+        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_layerhold"), "serve"])
+            .arg("--config")
+            .arg(builder.file())
+            .args(["--log-format", "json"]);
+        Self::run(builder, command).await
+    }
+
     /// Starts the binary as a service manager does that listens on `socket`.
     pub(crate) async fn start_notifying(builder: &ProxyBuilder, socket: &Path) -> Self {
         Self::run(builder, notifying(builder, socket)).await
@@ -132,6 +144,11 @@ impl Binary {
         kib.parse::<usize>().unwrap() * KIB
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
     /// Asks it to stop.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
@@ -143,9 +160,7 @@ impl Binary {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        let pid = Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
     /// Waits until it has exited.
