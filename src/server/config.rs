@@ -16,11 +16,13 @@ pub struct Config {
     pub trusted_proxies: Networks,
     /// Whether a connection from one of them begins with a PROXY header.
     pub proxy_protocol: bool,
-    /// Connections at once; further ones wait in the kernel's backlog.
+    /// Connections at once; further ones wait in the kernel's backlog. Whoever builds this sees to it that there are
+    /// descriptors for so many.
     pub connections_max: usize,
-    /// How long a client may take over a request's head.
+    /// How long a client may take over a request's head, and let its connection be idle before.
     pub header_read_timeout: Duration,
-    /// How long a client may take nothing while we have bytes for it.
+    /// How long a client may take nothing while we have bytes for it. That it takes nothing may be noticed at the end of a
+    /// second such time.
     pub write_idle_timeout: Duration,
     /// How long responses in progress get to end after SIGTERM.
     pub drain_timeout: Duration,

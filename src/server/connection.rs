@@ -7,9 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+use tracing::debug;
 
 use super::metrics::Metrics;
 use crate::net::Sent;
@@ -30,6 +34,8 @@ pub(super) struct Connection {
 pub(super) struct ConnectionHandle {
     pub(super) sent: Sent,
     broken: Arc<AtomicBool>,
+    /// Whether bytes have come since the last head was whole.
+    within_head: Arc<AtomicBool>,
 }
 
 impl ConnectionHandle {
@@ -37,11 +43,22 @@ impl ConnectionHandle {
     pub(super) fn break_off(&self) {
         self.broken.store(true, Ordering::Release);
     }
+
+    /// A request's head was read to its end.
+    pub(super) fn head_is_whole(&self) {
+        self.within_head.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a head has begun and not ended.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.within_head.load(Ordering::Relaxed)
+    }
 }
 
 impl Connection {
     pub(super) fn new(tcp: TcpStream, write_idle_timeout: Duration, metrics: Metrics) -> Self {
         metrics.connected();
+        prepare(&tcp);
         let handle = ConnectionHandle::default();
         Self {
             tcp,
@@ -61,29 +78,39 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(result) => {
-                self.waiting = None;
-                if let Ok(bytes) = &result {
-                    self.handle.sent.add(*bytes);
-                }
-                Poll::Ready(result)
-            }
+        let written = match written {
+            Poll::Ready(result) => result,
             Poll::Pending => {
                 let patience = self.write_idle_timeout;
                 let waiting = self
                     .waiting
                     .get_or_insert_with(|| Box::pin(sleep(patience)));
-                match waiting.as_mut().poll(cx) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(()) => {
-                        waiting.as_mut().reset(Instant::now() + patience);
-                        self.handle.break_off();
-                        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-                    }
-                }
+                std::task::ready!(waiting.as_mut().poll(cx));
+                waiting.as_mut().reset(Instant::now() + patience);
+                self.write_at_last(bytes)
             }
+        };
+        self.waiting = None;
+        if let Ok(bytes) = &written {
+            self.handle.sent.add(*bytes);
+        }
+        Poll::Ready(written)
+    }
+
+    /// Writes to a client whose time is over. The kernel says that a socket is writable only when a good part of what
+    /// waits in it is gone, which takes a slow client longer than that; but it takes a few bytes as soon as there is room for
+    /// them. So a client that has taken anything at all is told from one that has not.
+    fn write_at_last(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::net::send(&self.tcp, bytes, flags) {
+            Ok(written) => Ok(written),
+            Err(Errno::AGAIN) => {
+                self.handle.break_off();
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -94,7 +121,12 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.handle.within_head.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -105,7 +137,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
-        self.written(cx, written)
+        self.written(cx, written, bytes)
     }
 
     fn poll_write_vectored(
@@ -114,7 +146,8 @@ impl AsyncWrite for Connection {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
-        self.written(cx, written)
+        let first = slices.iter().find(|it| !it.is_empty());
+        self.written(cx, written, first.map_or(&[], |it| it))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -144,3 +177,17 @@ impl Drop for Connection {
         }
     }
 }
+
+/// What is not to be had is done without.
+fn prepare(tcp: &TcpStream) {
+    if let Err(error) = tcp.set_nodelay(true) {
+        debug!(error = %error, "no TCP_NODELAY");
+    }
+    if let Err(error) = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        debug!(error = %error, "no TCP_NOTSENT_LOWAT");
+    }
+}
+
+/// What waits in the kernel for a client that takes no more. What is on its way does not count, so that a long way is not a
+/// slow one; without this limit it would be the whole send buffer, megabytes for each slow client.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;

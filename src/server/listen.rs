@@ -221,9 +221,6 @@ impl Acceptor {
         } = self.config;
         self.connections.spawn(async move {
             let _place = place;
-            if let Err(error) = tcp.set_nodelay(true) {
-                debug!(error = %error, "no TCP_NODELAY");
-            }
             let mut connection = Connection::new(tcp, write_idle_timeout, front.metrics.clone());
             // Nothing is lost with half a header: nothing has been asked yet.
             let identified = tokio::select! {
@@ -233,6 +230,7 @@ impl Acceptor {
             let Some(peer) = identified else { return };
             let (of_connection, ending) = (connection.handle(), connection.handle());
             let service = service_fn(move |request| {
+                of_connection.head_is_whole();
                 handle(Arc::clone(&front), peer, of_connection.clone(), request)
             });
             let serving = http1::Builder::new()
@@ -255,8 +253,13 @@ impl Acceptor {
                 served = served => served,
                 () = breaking_off.cancelled() => return ending.break_off(),
             };
-            if let Err(error) = served {
-                debug!(%peer, error = %Chain(&error), "connection ended");
+            match served {
+                // The library's patience for a head is also that for the next request to begin.
+                Err(error) if error.is_timeout() && !ending.is_within_head() => {
+                    debug!(%peer, "idle connection closed");
+                }
+                Err(error) => debug!(%peer, error = %Chain(&error), "connection ended"),
+                Ok(()) => {}
             }
         });
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::harness::binary::field;
@@ -60,6 +61,38 @@ async fn invariant_10_a_client_that_dawdles_over_its_head_is_dropped() {
         assert_eq!(answer.head.status, 408);
     }
     assert!(began.elapsed() < SOON);
+}
+
+#[tokio::test]
+async fn an_idle_connection_ends_in_order_and_is_no_failure() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream)
+        .set("log_level", "debug")
+        .set("timeouts.header_read", "300ms");
+    let binary = Binary::start(&builder).await;
+    let ping = binary.get("/v2/");
+    let (_, idle) = ping.send().await.whole_and_connection().await;
+    let fresh = Connection::open(binary.registry).await;
+    for connection in [idle, fresh] {
+        // Not a byte, and no reset.
+        assert_eq!(connection.end().await, End::Cut);
+    }
+    let is_told = |message: &str| {
+        let message = message.to_owned();
+        move |line: &Value| field(line, "message").is_some_and(|it| *it == *message)
+    };
+    binary.wait_for_log(is_told("idle connection closed")).await;
+    assert!(!binary.log().iter().any(is_told("connection ended")));
+    let metrics = binary.metrics().await;
+    let ended = |end| sum(&metrics, "layerhold_responses_total", &[("end", end)]);
+    assert_eq!((ended("failed"), ended("abandoned")), (0.0, 0.0));
+    assert_eq!(sum(&metrics, "layerhold_requests_total", &[]), 1.0);
+
+    // Whoever dawdles over a head is told apart.
+    let mut dawdling = Connection::open(binary.registry).await;
+    dawdling.write(b"GET /v2/ HTTP/1.1").await.unwrap();
+    assert!(dawdling.closed().await);
+    binary.wait_for_log(is_told("connection ended")).await;
 }
 
 #[tokio::test]

@@ -153,6 +153,11 @@ impl Connection {
 
     /// Connects from an address of this machine: all of 127.0.0.0/8 are.
     pub(crate) async fn open_from(source: IpAddr, address: SocketAddr) -> Self {
+        Self::try_open_from(source, address).await.unwrap()
+    }
+
+    /// The same, if somebody listens.
+    pub(crate) async fn try_open_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
         let socket = if source.is_ipv4() {
             TcpSocket::new_v4()
         } else {
@@ -160,8 +165,7 @@ impl Connection {
         };
         let socket = socket.unwrap();
         socket.bind(SocketAddr::new(source, 0)).unwrap();
-        let stream = within("a connection", socket.connect(address)).await;
-        Self::of(stream.unwrap()).unwrap()
+        Self::of(within("a connection", socket.connect(address)).await?)
     }
 
     /// Connects if somebody listens.
@@ -220,6 +224,15 @@ impl Connection {
     /// Waits for the peer to close this idle connection; `false` if bytes come instead.
     pub(crate) async fn closed(mut self) -> bool {
         matches!(self.fill().await, Ok(0) | Err(_))
+    }
+
+    /// Waits for the peer to end this idle connection, and says how it did. Fails the test if bytes come instead.
+    pub(crate) async fn end(mut self) -> End {
+        match self.fill().await {
+            Ok(0) => End::Cut,
+            Ok(_) => panic!("bytes nobody asked for: {:?}", self.buffer),
+            Err(error) => End::of(&error),
+        }
     }
 
     /// Reads one line without its end.
