@@ -182,9 +182,9 @@ impl Disk {
         }
     }
 
-    /// What tells this directory from any other on the machine, whatever it is called there.
-    pub(super) fn identity(&self) -> Option<String> {
-        identity(self.layout.dir())
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        self.layout.dir()
     }
 
     /// The size chosen at the first start, if one was.
@@ -649,12 +649,6 @@ impl Drop for StagedFile {
             let _ = self.disk.remove(&self.path);
         }
     }
-}
-
-/// What tells a directory from any other on the machine, in a container or out of it; `None` when there is none.
-pub fn identity(dir: &Path) -> Option<String> {
-    let metadata = fs::metadata(dir).ok()?;
-    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
 /// A published file by what the file system says of it; what cannot have been published is none.

@@ -33,7 +33,7 @@ mod config;
 
 pub use capacity::{Ledger, Shortfall, Space};
 pub use config::{Config, Share};
-pub use disk::{OpenError, identity};
+pub use disk::OpenError;
 pub use fill::{FillError, Follower, Handover};
 pub use filler::{Filler, Verified};
 pub use index::OPEN_FILES_MAX;
@@ -45,4 +45,4 @@ pub use purges::{Moment, Purge, PurgeError, Purged, Purges, UnderWay};
 pub use reader::{Blob, Buffers, Content, READ_BYTES, ReadError};
 pub use repositories::{Grant, Granted, TagRecord, fuzz_grants, fuzz_tag_record};
 pub use store::{Cache, Joined};
-pub use verify::{Finding, FindingKind, Verify, VerifyProgress, VerifyReport};
+pub use verify::{Finding, FindingKind, Verify, VerifyProgress, VerifyReport, identity};

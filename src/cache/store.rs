@@ -25,7 +25,7 @@ use super::reader::{Blob, Buffers, Content};
 use super::recheck::Rechecks;
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
 use super::scrub::{Scrub, Seen};
-use super::verify::{Verifier, Verify, VerifyProgress, VerifyReport};
+use super::verify::{Verifier, Verify, VerifyProgress, VerifyReport, identity};
 use crate::oci::{Digest, Tag};
 
 /// The store of one directory. Clones are the same store.
@@ -230,7 +230,7 @@ impl Cache {
     /// What tells the directory from any other, as [`identity`](super::identity) does. Cancel-safe.
     pub async fn identity(&self) -> Option<String> {
         let disk = Arc::clone(&self.disk);
-        let identity = spawn_blocking(move || disk.identity());
+        let identity = spawn_blocking(move || identity(disk.dir()));
         log_panic(identity.await).flatten()
     }
 

@@ -4,6 +4,8 @@
 //! What a record names may have been evicted, which is no damage. What is damaged is set aside in `staging/`, where it is
 //! never served and the next start removes it. What is not ours is told, and left where it is.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +130,12 @@ impl VerifyReport {
             });
         }
     }
+}
+
+/// What tells a directory from any other on the machine, in a container or out of it; `None` when there is none. Blocks.
+pub fn identity(dir: &Path) -> Option<String> {
+    let metadata = dir.metadata().ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
 /// What is needed to check everything.
@@ -280,7 +288,7 @@ mod tests {
     use crate::cache::{Cache, Config, Joined, Metrics, Share};
     use crate::oci::{Algorithm, Digest, Namespace, RepositoryName};
 
-    fn open(dir: &std::path::Path) -> Cache {
+    fn open(dir: &Path) -> Cache {
         let config = Config {
             dir: dir.to_owned(),
             size: Some(1 << 20),
