@@ -161,7 +161,7 @@ async fn resources(run: &Run, instance: &Instance) {
 }
 
 /// What was counted as received is what fills, ways around the cache and small answers brought to the clients that caused
-/// them, each of which took the whole. It is what was sent, but for the words of errors, and for what was on its way when
+/// them, each of which took the whole, and what was fetched beside fills. It is what was sent, but for the words of errors, and for what was on its way when
 /// there was found to be no room for it.
 async fn upstream_bytes(run: &Run, instance: &Instance, sent: usize) {
     let metrics = metrics(instance).await.unwrap_or_default();
@@ -171,10 +171,11 @@ async fn upstream_bytes(run: &Run, instance: &Instance, sent: usize) {
         sum(&metrics, "layerhold_response_bytes_total", &labels)
     };
     let (brought, around) = (answered("miss"), answered("bypass"));
+    let beside = sum(&metrics, "layerhold_window_bytes_total", &[]);
     let sent = number(u64::try_from(sent).unwrap());
     println!("{received} bytes received of {sent}: {brought} kept, {around} not");
-    ensure(run, received == brought + around, || {
-        format!("{received} bytes received, {brought} and {around} brought")
+    ensure(run, received == brought + around + beside, || {
+        format!("{received} bytes received, {brought}, {around} and {beside} brought")
     });
     ensure(run, received <= sent && received > 0.75 * sent, || {
         format!("{received} bytes received, {sent} sent")
