@@ -227,7 +227,7 @@ impl Cache {
         verifying.await
     }
 
-    /// What tells the directory from any other, as [`identity`](super::identity) does. Cancel-safe.
+    /// What tells the directory from any other, as [`identity`] does. Cancel-safe.
     pub async fn identity(&self) -> Option<String> {
         let disk = Arc::clone(&self.disk);
         let identity = spawn_blocking(move || identity(disk.dir()));
