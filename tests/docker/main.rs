@@ -13,6 +13,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
 mod clients;
+mod partial;
 mod image;
 mod private;
 mod scrape;

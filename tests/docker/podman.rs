@@ -11,6 +11,8 @@ use crate::wait::{bounded, run};
 pub(crate) struct Podman {
     registries: PathBuf,
     store: PathBuf,
+    /// How the store is configured, where that is not as usual.
+    storage: Option<PathBuf>,
     // Apart, since its path may have fifty characters.
     running: TempDir,
 }
@@ -23,8 +25,31 @@ impl Podman {
         Self {
             registries,
             store: dir.join("podman"),
+            storage: None,
             running: TempDir::with_prefix("podman-").unwrap(),
         }
+    }
+
+    /// The same, which pulls of a layer only what it has not, where a layer lets it.
+    pub(crate) fn partial(dir: &Path, registries_conf: &str) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let mut podman = Self::new(dir, registries_conf);
+        let storage = dir.join("storage.conf");
+        let document = format!(
+            r#"[storage]
+driver = "overlay"
+graphroot = "{}"
+runroot = "{}"
+
+[storage.options]
+pull_options = {{enable_partial_images = "true"}}
+"#,
+            podman.store.display(),
+            podman.running.path().display()
+        );
+        fs::write(&storage, document).unwrap();
+        podman.storage = Some(storage);
+        podman
     }
 
     /// Pulls an image and returns the digest of its manifest.
@@ -56,6 +81,15 @@ impl Podman {
         ])
     }
 
+    /// Copies a folder of an image, of which nothing is run.
+    pub(crate) fn copy_out(&self, image: &str, folder: &str, to: &Path) {
+        let container = self.podman(&["create", "--pull=never", image, "nothing"]);
+        let container = container.trim();
+        let from = format!("{container}:{folder}");
+        self.podman(&["cp", &from, to.to_str().unwrap()]);
+        self.podman(&["rm", container]);
+    }
+
     /// Runs `podman …` to its end. It keeps locks and what runs in places that it has for the
     /// whole machine; these are each command's own here, and gone with it.
     fn podman(&self, args: &[&str]) -> String {
@@ -65,6 +99,9 @@ impl Podman {
         command.arg("--runroot").arg(self.running.path());
         command.args(["--cgroup-manager=cgroupfs", "--events-backend=none"]);
         command.env("CONTAINERS_REGISTRIES_CONF", &self.registries);
+        if let Some(storage) = &self.storage {
+            command.env("CONTAINERS_STORAGE_CONF", storage);
+        }
         run(command.args(args))
     }
 }

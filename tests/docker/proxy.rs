@@ -94,6 +94,13 @@ free_space_min = "256MiB"
         self.process.logged()
     }
 
+    /// What it has logged of each request.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        let mut events = self.process.events();
+        events.retain(|it| it["message"] == "request");
+        events
+    }
+
     /// All that it has counted.
     pub(crate) fn metrics(&self) -> String {
         String::from_utf8(http::get(self.admin, "/metrics", "*/*")).unwrap()

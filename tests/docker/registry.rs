@@ -111,7 +111,11 @@ impl Registry {
     /// The document that is stored under a tag or digest of [`REPOSITORY`], byte for byte.
     pub(crate) fn document(&self, reference: &str) -> Vec<u8> {
         let path = format!("/v2/{REPOSITORY}/manifests/{reference}");
-        http::get(self.address, &path, &format!("{MANIFEST}, {INDEX}"))
+        http::get(
+            self.address,
+            &path,
+            &format!("{MANIFEST}, {INDEX}, {OCI_MANIFEST}"),
+        )
     }
 
     /// The image that is stored under a tag of [`REPOSITORY`].
@@ -237,4 +241,5 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub(crate) const REPOSITORY: &str = "library/debian";
 
 pub(crate) const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
