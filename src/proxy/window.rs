@@ -345,7 +345,38 @@ const QUEUE_CHUNKS_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+
     use super::*;
+
+    /// What is opened of a blob of a gibibyte for these parts, of which the first is read; 0 is what waits.
+    fn opened(part: Range<u64>, run_end: u64) -> Range<u64> {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let windows = Windows::new(metrics, TaskTracker::new()).of_fill();
+        let wanted = Wanted {
+            position: part.start,
+            part,
+            run_end,
+        };
+        match windows.judge(&wanted, 0, Some(1 << 30)) {
+            Verdict::Open(taken) => taken.part,
+            Verdict::Wait | Verdict::LookAgain => 0..0,
+        }
+    }
+
+    #[test]
+    fn a_window_is_of_eight_mebibytes_at_most_and_never_of_the_last_byte() {
+        let (far, size) = (100 << 20, 1 << 30);
+        let largest = far..far + WINDOW_BYTES_MAX;
+        assert_eq!(opened(largest.clone(), largest.end), largest);
+        assert_eq!(opened(far..largest.end + 1, largest.end + 1), 0..0);
+        assert_eq!(opened(far..far + 10, far + 900), far..far + 900);
+        assert_eq!(opened(size - 10..size, size), 0..0);
+        let before = size - 10..size - 1;
+        assert_eq!(opened(before.clone(), before.end), before);
+        // Near enough to be waited for.
+        assert_eq!(opened(1 << 20..2 << 20, 2 << 20), 0..0);
+    }
 
     #[test]
     fn what_is_late_is_told_by_the_pace_of_the_fill() {
