@@ -81,10 +81,6 @@ impl Troubles {
     pub(crate) fn excuse(&self, of: usize, subject: Subject<'_>, time: (Instant, Instant)) -> bool {
         self.0.iter().any(|it| {
             let failing = match it.place {
-                // A part of something encoded cannot be had, as the way around the cache may want it.
-                Place::Registry(n) if n == of && it.fault == Some(Fault::Gzip) => {
-                    matches!(subject, Subject::Blob(_))
-                }
                 Place::Registry(n) => n == of && !it.is_harmless(),
                 // Anything but a lie is made good by the registry itself.
                 Place::Mirror => of == 0 && it.is_lie(),
