@@ -216,7 +216,7 @@ fn read_cache(
     let watermark =
         |name: &str, value, default| sources.key(name, value).percent(default, 1.0..=100.0);
     let high = watermark("cache.high_watermark", table.high_watermark, 100.0)?;
-    let low = watermark("cache.low_watermark", table.low_watermark, 95.0)?;
+    let low = watermark("cache.low_watermark", table.low_watermark, 98.0)?;
     ordered(&low, &high, true)?;
     let repositories_max = sources.key("cache.repositories_max", table.repositories_max);
     let scrub_rate = sources.key("cache.scrub_rate", table.scrub_rate);
@@ -421,7 +421,7 @@ pub(super) mod tests {
         assert_eq!(config.cache.size, None);
         assert_eq!(config.cache.free_space_min, Share::Percent(5.0));
         assert_eq!(config.cache.high_watermark, Share::Percent(100.0));
-        assert_eq!(config.cache.low_watermark, Share::Percent(95.0));
+        assert_eq!(config.cache.low_watermark, Share::Percent(98.0));
         assert_eq!(config.cache.repositories_max, 100_000);
         assert_eq!(config.cache.scrub_rate, 8 * MIB);
         assert_eq!(config.cache.fills_max, 64);
@@ -638,7 +638,7 @@ limits.manifest_bytes = "1GiB" => limits.manifest_bytes: "1GiB": must be 1KiB to
 cache.size = "lots" => cache.size: "lots": not a size such as `512MiB` or `200GiB`
 cache.size = "1MiB" => cache.size: "1MiB": must be at least limits.manifest_bytes (4MiB)
 cache.low_watermark = "101%" => cache.low_watermark: "101%": must be 1% to 100%
-cache.high_watermark = "90%" => cache.high_watermark: "90%": must be at least cache.low_watermark (95%)
+cache.high_watermark = "90%" => cache.high_watermark: "90%": must be at least cache.low_watermark (98%)
 cache.high_watermark = "9GiB" => cache.high_watermark: "9GiB": not a percentage such as `95%`
 cache.free_space_min = "100%" => cache.free_space_min: "100%": must be 0% to 99%
 cache.scrub_rate = "off" => cache.scrub_rate: "off": not a size such as `512MiB` or `200GiB`
