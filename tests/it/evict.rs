@@ -1,9 +1,15 @@
 //! The budget holds, and what goes is what was used least.
 
-use crate::harness::proxy::sum;
+use std::fs::File;
+use std::path::Path;
+use std::slice::from_ref;
+use std::time::{Duration, SystemTime};
+
+use crate::harness::proxy::{published, sum};
 use crate::harness::script::Turns;
 use crate::harness::{
-    APP, At, Blob, End, FakeRegistry, Fault, KIB, MIB, ProxyBuilder, TestProxy, get, lose,
+    APP, At, Binary, Blob, End, FakeRegistry, Fault, Image, KIB, MIB, ProxyBuilder, TestProxy, get,
+    lose, poll,
 };
 
 const LIMIT: usize = 40 * MIB;
@@ -358,4 +364,142 @@ async fn pitfall_23_a_missing_file_is_a_miss_and_frees_its_bytes() {
     assert_eq!(upstream.count(&get(blobs[1].digest())), 2);
     assert_eq!(upstream.count(&get("/blobs/")), 4);
     assert_within_budget(&proxy).await;
+}
+
+/// Pulls blobs that are not here, one after the other, and waits until they are: each is used once.
+async fn pull_once(proxy: &TestProxy, blobs: &[Blob]) {
+    for blob in blobs {
+        let before = proxy
+            .metric("layerhold_fills_total", &[("end", "published")])
+            .await;
+        let head = proxy.pull_blob(APP, blob).await;
+        assert_eq!(head.cache_status(), "layerhold; fwd=miss; stored");
+        proxy.wait_for_fills("published", before + 1.0).await;
+    }
+}
+
+/// Of these, only one is gone. It is pulled last, since that evicts.
+async fn assert_missing(upstream: &FakeRegistry, proxy: &TestProxy, here: &[&Blob], gone: &Blob) {
+    for blob in here {
+        let head = proxy.pull_blob(APP, blob).await;
+        assert_eq!(head.cache_status(), "layerhold; hit");
+    }
+    let before = upstream.count(&get(gone.digest()));
+    proxy.pull_blob(APP, gone).await;
+    assert_eq!(upstream.count(&get(gone.digest())), before + 1);
+}
+
+#[tokio::test]
+async fn a_manifest_is_not_evicted_to_make_room_for_layers() {
+    let (upstream, proxy) = scene().await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    let [manifest, config] = [&image.manifest.as_blob(), &image.config];
+    proxy.pull_manifest(APP, manifest.digest()).await;
+    proxy.wait_for_hit(APP, config).await;
+    // Each time more than there is room for, and nobody asks for the image; a restart forgets what is in memory.
+    pull_once(&proxy, &blobs(&upstream, 6, 10)).await;
+    let proxy = proxy.restart().await;
+    pull_once(&proxy, &blobs(&upstream, 6, 10)).await;
+    let proxy = proxy.restart().await;
+    assert!(proxy.published(manifest.digest()).exists());
+    let hit = proxy.pull_manifest(APP, manifest.digest()).await;
+    assert_eq!(hit.head.cache_status(), "layerhold; hit");
+    let hit = proxy.pull_blob(APP, config).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
+    assert_within_budget(&proxy).await;
+}
+
+#[tokio::test]
+async fn small_content_that_nobody_asks_for_any_more_makes_room() {
+    let upstream = FakeRegistry::start().await;
+    let builder = TestProxy::in_front_of(&upstream).set("cache.size", "4MiB");
+    let proxy = builder.start().await;
+    let small: Vec<Blob> = (0..100).map(|_| Blob::random(50 * KIB)).collect();
+    for blob in &small {
+        upstream.serve_blob(APP, blob);
+    }
+    pull_once(&proxy, &small).await;
+    // Up to the share of what is small, layers take over.
+    let layers = blobs(&upstream, 1, 3);
+    pull_once(&proxy, &layers).await;
+    for layer in &layers {
+        let hit = proxy.pull_blob(APP, layer).await;
+        assert_eq!(hit.cache_status(), "layerhold; hit");
+    }
+    // And the newest of what is small is still here.
+    let newest = proxy.pull_blob(APP, &small[99]).await;
+    assert_eq!(newest.cache_status(), "layerhold; hit");
+}
+
+#[tokio::test]
+async fn what_was_used_again_outlives_a_flood() {
+    let (upstream, proxy) = scene().await;
+    let [again] = blobs(&upstream, 12, 1).try_into().unwrap();
+    proxy.wait_for_hit(APP, &again).await;
+    pull_once(&proxy, &blobs(&upstream, 6, 12)).await;
+    let hit = proxy.pull_blob(APP, &again).await;
+    assert_eq!(hit.cache_status(), "layerhold; hit");
+}
+
+#[tokio::test]
+async fn pitfall_22_the_order_of_use_survives_a_restart() {
+    let (upstream, proxy) = scene().await;
+    let [a, b, c, d] = blobs(&upstream, 12, 4).try_into().unwrap();
+    pull_once(&proxy, &[a.clone(), b.clone(), c.clone()]).await;
+    proxy.pull_blob(APP, &a).await;
+    let proxy = proxy.restart().await;
+    pull_once(&proxy, from_ref(&d)).await;
+    assert_missing(&upstream, &proxy, &[&a, &c, &d], &b).await;
+}
+
+#[tokio::test]
+async fn pitfall_22_the_order_of_use_survives_a_kill() {
+    let (upstream, proxy) = scene().await;
+    let [a, b, c, d] = blobs(&upstream, 12, 4).try_into().unwrap();
+    pull_once(&proxy, &[a.clone(), b.clone(), c.clone()]).await;
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+
+    let binary = Binary::start(&builder).await;
+    binary.pull_blob(APP, &a).await;
+    let [old, new] = [&c, &a].map(|blob| published(&builder.dir(), blob.digest()));
+    poll("the use to be written down", async || {
+        (modified(&new) > modified(&old)).then_some(())
+    })
+    .await;
+    binary.kill().await;
+
+    let proxy = builder.start().await;
+    pull_once(&proxy, from_ref(&d)).await;
+    assert_missing(&upstream, &proxy, &[&a, &c, &d], &b).await;
+}
+
+#[tokio::test]
+async fn pitfall_22_a_clock_that_was_set_back_changes_no_order() {
+    let (upstream, proxy) = scene().await;
+    let [a, b, c, d, e] = blobs(&upstream, 12, 5).try_into().unwrap();
+    pull_once(&proxy, &[a.clone(), b.clone(), c.clone()]).await;
+    proxy.shut_down();
+    let builder = proxy.stopped().await;
+    // As a clock leaves them that was years ahead.
+    let ahead = Duration::from_secs(10 * 365 * 24 * 3600);
+    let ahead = modified(&published(&builder.dir(), a.digest())) + ahead;
+    for (blob, seconds) in [(&b, 1), (&c, 2), (&a, 3)] {
+        let file = File::open(published(&builder.dir(), blob.digest())).unwrap();
+        file.set_modified(ahead + Duration::from_secs(seconds))
+            .unwrap();
+    }
+    let proxy = builder.start().await;
+    pull_once(&proxy, from_ref(&d)).await;
+    assert!(!proxy.published(b.digest()).exists());
+
+    // What came since is newer, though the clock says otherwise.
+    let proxy = proxy.restart().await;
+    pull_once(&proxy, from_ref(&e)).await;
+    assert_missing(&upstream, &proxy, &[&a, &d, &e], &c).await;
+}
+
+fn modified(file: &Path) -> SystemTime {
+    file.metadata().unwrap().modified().unwrap()
 }

@@ -27,6 +27,7 @@ mod egress;
 mod faults;
 mod grants;
 mod evict;
+mod storm;
 mod restart;
 mod purge;
 mod verify;

@@ -112,6 +112,13 @@ impl Request {
         self.dispatch().await.head(&self.method).await
     }
 
+    /// As [`Request::send`], where nobody may listen, or who does may go away.
+    pub(crate) async fn try_send(&self) -> io::Result<Answer> {
+        let mut connection = Connection::try_open(self.address).await?;
+        connection.write(self.head().as_bytes()).await?;
+        connection.try_head(&self.method).await
+    }
+
     /// Sends the request on a connection of its own and waits for nothing.
     pub(crate) async fn dispatch(&self) -> Connection {
         let mut connection = Connection::open(self.address).await;
