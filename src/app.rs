@@ -103,6 +103,8 @@ impl App {
             scrubbed.scrub().await;
         });
         tracker.spawn(keep_house(cache.clone(), stop.clone()));
+        let tended = cache.clone();
+        tracker.spawn(async move { tended.tend().await });
         tracker.spawn(savings.clone().tell_hourly(stop.clone()));
         let release = tokio::spawn(release_when_stopping(cache.clone(), stop.clone()));
         let remaining = cache.clone();

@@ -132,6 +132,7 @@ mod tests {
             repositories_max: 1,
             scrub_rate: 0,
             fills_max: 1,
+            faults: crate::cache::Faults::default(),
         };
         Ledger {
             used,

@@ -5,13 +5,15 @@
 //! it likes: dropping what clients read would cost more than a few pages that nobody does.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::condition::is_lost;
+use super::faults::{Area, Faults, Operation};
 use crate::oci::{Digest, Digester};
 
 /// A file on its way to a verdict. It is open, and nothing is held but its descriptor: it may be evicted meanwhile.
@@ -68,7 +70,7 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// When the disk refuses. What it has lost (`EIO`) is [`Step::Wrong`].
+    /// When the disk refuses. What it has lost is [`Step::Wrong`].
     pub(super) fn step(&mut self, stretch: u64) -> io::Result<Step> {
         if self.file.metadata()?.nlink() == 0 {
             return Ok(Step::Gone);
@@ -77,9 +79,7 @@ impl Check {
         while read < stretch {
             let piece = match self.read_piece() {
                 Ok(piece) => piece as u64,
-                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-                    return Ok(Step::Wrong);
-                }
+                Err(error) if is_lost(&error) => return Ok(Step::Wrong),
                 Err(error) => return Err(error),
             };
             if piece == 0 {
@@ -128,6 +128,32 @@ impl Check {
     }
 }
 
+/// Whether a file of `size` bytes that was just opened has the bytes of its digest, as far as that costs next to nothing:
+/// what is large is left to the scrub, and passes here.
+///
+/// # Errors
+///
+/// When the disk refuses; a file that has become shorter is not right.
+pub(super) fn is_right(
+    digest: &Digest,
+    file: &File,
+    size: u64,
+    faults: &Faults,
+) -> io::Result<bool> {
+    if size > HASHED_AT_OPEN_MAX {
+        return Ok(true);
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+    faults.check(Operation::Read, Area::Blobs)?;
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => Ok(Digest::of(digest.algorithm(), &bytes) == *digest),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is hashed whenever it is opened: most configurations and small layers. That takes some hundred microseconds.
+const HASHED_AT_OPEN_MAX: u64 = 128 << 10;
 /// What is read at once, and let go at once.
 const PIECE_BYTES: usize = 256 << 10;
 

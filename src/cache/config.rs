@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::faults::Faults;
+
 /// Where the store is and how large it may grow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -22,6 +24,8 @@ pub struct Config {
     pub scrub_rate: u64,
     /// Fills in progress at once; further ones wait.
     pub fills_max: usize,
+    /// What the disk does wrong on order: nothing, outside of tests.
+    pub faults: Faults,
 }
 
 /// A part of a whole, in percent or in bytes.

@@ -5,69 +5,35 @@
 //! whatever becomes of the name.
 
 use std::fs::{self, DirEntry, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, OFlags};
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use tracing::{debug, warn};
 
 use super::clock;
+use super::condition::Condition;
+use super::faults::{Area, Faults, Operation};
+use super::hold::{Hold, OpenError};
 use super::layout::{Layout, Repository};
 use super::metrics::Metrics;
 use crate::oci::{Algorithm, Digest, Tag};
 
-/// Why a cache directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory could not be made, read or written.
-    #[error("cache directory {} is not usable", dir.display())]
-    NotUsable {
-        /// The directory.
-        dir: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// There is something in it, and none of it is ours.
-    #[error("cache directory {} is not empty and holds no layerhold store (no VERSION file): name another one", dir.display())]
-    NotOurs {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A newer program wrote it.
-    #[error("cache directory {} has layout version {found:?}, newer than this program's {}", dir.display(), Layout::VERSION)]
-    TooNew {
-        /// The directory.
-        dir: PathBuf,
-        /// What its VERSION file says.
-        found: String,
-    },
-    /// There is nothing in it to look at.
-    #[error("cache directory {} holds no layerhold store", dir.display())]
-    NoStore {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// Another process holds it.
-    #[error("cache directory {} is in use by another instance (process {holder})", dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-        /// What the holder wrote into the lock file.
-        holder: String,
-    },
-}
-
 /// The cache directory, held by this process alone.
 #[derive(Debug)]
 pub(super) struct Disk {
-    layout: Layout,
+    pub(super) layout: Layout,
     metrics: Metrics,
-    lock: parking_lot::Mutex<Option<File>>,
+    condition: Condition,
+    faults: Faults,
+    hold: Hold,
+    /// What was staged and could not be removed; it goes when the disk works again.
+    left: Mutex<Vec<PathBuf>>,
     /// In the name of everything that is staged here.
     token: u64,
     staged: AtomicU64,
@@ -109,59 +75,37 @@ pub(super) enum Stored {
     Foreign(PathBuf),
 }
 
-/// What lies around in the directory besides what is ours.
-#[derive(Debug, Default)]
-pub(super) struct Around {
-    pub(super) foreign: Vec<PathBuf>,
-    /// Folders that the disk does not give.
-    pub(super) unreadable: Vec<PathBuf>,
-}
-
-impl Around {
-    fn list(&mut self, disk: &Disk, dir: &Path) -> Vec<DirEntry> {
-        let listed = disk.listed(dir);
-        listed.unwrap_or_else(|_| {
-            self.unreadable.push(dir.to_owned());
-            Vec::new()
-        })
-    }
-}
-
 impl Disk {
-    /// Takes the directory for this process: makes it when absent, checks its version, and locks it. A lock whose holder
-    /// says that it is draining is waited for, up to [`DRAINING_WAIT`].
-    pub(super) fn open(dir: PathBuf, metrics: Metrics) -> Result<Arc<Self>, OpenError> {
+    /// Takes the directory for this process: makes it when absent, checks its version, and locks it.
+    pub(super) fn open(
+        dir: PathBuf,
+        faults: Faults,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, OpenError> {
         let layout = Layout::new(dir);
-        let not_usable = |source| OpenError::NotUsable {
-            dir: layout.dir().to_owned(),
-            source,
-        };
-        fs::create_dir_all(layout.dir()).map_err(not_usable)?;
-        check_ours(&layout)?;
-        let lock = take_lock(&layout, DRAINING_WAIT)?;
-        check_version(&layout)?;
-        let disk = Self::holding(lock, layout.clone(), metrics);
-        disk.prepare().map_err(not_usable)?;
+        let hold = Hold::take(&layout)?;
+        let disk = Self::holding(hold, layout, faults, metrics);
+        let dir = disk.layout.dir().to_owned();
+        let prepared = disk.prepare();
+        prepared.map_err(|source| OpenError::NotUsable { dir, source })?;
         Ok(Arc::new(disk))
     }
 
     /// Takes a directory that there is, at once or not at all, and changes nothing in it but the lock file.
     pub(super) fn open_as_it_is(dir: PathBuf, metrics: Metrics) -> Result<Arc<Self>, OpenError> {
         let layout = Layout::new(dir);
-        let is_store = fs::metadata(layout.version()).is_ok_and(|it| it.len() > 0);
-        if !is_store {
-            let dir = layout.dir().to_owned();
-            return Err(OpenError::NoStore { dir });
-        }
-        let lock = take_lock(&layout, Duration::ZERO)?;
-        check_version(&layout)?;
-        Ok(Arc::new(Self::holding(lock, layout, metrics)))
+        let hold = Hold::take_as_it_is(&layout)?;
+        let disk = Self::holding(hold, layout, Faults::default(), metrics);
+        Ok(Arc::new(disk))
     }
 
-    fn holding(lock: File, layout: Layout, metrics: Metrics) -> Self {
+    fn holding(hold: Hold, layout: Layout, faults: Faults, metrics: Metrics) -> Self {
         Self {
+            condition: Condition::new(metrics.clone()),
             metrics,
-            lock: parking_lot::Mutex::new(Some(lock)),
+            faults,
+            hold,
+            left: Mutex::new(Vec::new()),
             token: rand::random(),
             staged: AtomicU64::new(0),
             layout,
@@ -170,16 +114,27 @@ impl Disk {
 
     /// Lets a successor have the directory; this process only reads from then on.
     pub(super) fn release(&self) {
-        if let Some(lock) = self.lock.lock().take() {
-            drop(lock);
-        }
+        self.hold.release();
     }
 
     /// Tells whoever waits for the lock that it will be free soon.
     pub(super) fn announce_draining(&self) {
-        if let Some(lock) = self.lock.lock().as_ref() {
-            let _ = write_holder(lock, DRAINING);
-        }
+        self.hold.announce_draining();
+    }
+
+    /// Whether the directory takes what is written to it.
+    pub(super) fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// The hold on the directory.
+    pub(super) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// What goes wrong on order.
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// The directory.
@@ -205,10 +160,11 @@ impl Disk {
 
     /// Bytes of the file system: free to us, and in all.
     pub(super) fn space(&self) -> io::Result<(u64, u64)> {
-        let stat = self.counted(
-            "statvfs",
-            rustix::fs::statvfs(self.layout.dir()).map_err(io::Error::from),
-        )?;
+        let asked = self
+            .faults
+            .check(Operation::Space, Area::Blobs)
+            .and_then(|()| Ok(rustix::fs::statvfs(self.layout.dir())?));
+        let stat = self.counted("statvfs", asked)?;
         Ok((
             stat.f_bavail.saturating_mul(stat.f_frsize),
             stat.f_blocks.saturating_mul(stat.f_frsize),
@@ -217,18 +173,8 @@ impl Disk {
 
     /// Makes a new staging file.
     pub(super) fn stage(self: &Arc<Self>) -> io::Result<StagedFile> {
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let path = self.layout.staged(self.token, number);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        let opened = match options.open(&path) {
-            // The directory was removed under us; what was in it is gone, and the next pulls bring it again.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_parent(&path).and_then(|()| options.open(&path))
-            }
-            other => other,
-        };
-        let file = Arc::new(self.counted("create", opened)?);
+        let (created, path) = self.create_staged(Area::Staging);
+        let file = Arc::new(self.counted("create", created)?);
         Ok(StagedFile {
             file,
             path,
@@ -239,15 +185,18 @@ impl Disk {
 
     /// Opens a published file; `None` when there is none.
     pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        // Not to wait for anybody, should it be something else than a file.
-        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        // Not to wait for anybody, should it be something else than a file; and not to be led elsewhere.
+        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let flags = i32::try_from(flags.bits()).unwrap_or(0);
         let opened = OpenOptions::new()
             .read(true)
-            .custom_flags(nonblocking)
+            .custom_flags(flags)
             .open(self.layout.blob(digest));
-        match opened {
+        let check = self.faults.check(Operation::Open, Area::Blobs);
+        match check.and(opened) {
             Ok(file) => {
-                let metadata = self.counted("stat", file.metadata())?;
+                let check = self.faults.check(Operation::Stat, Area::Blobs);
+                let metadata = self.counted("stat", check.and(file.metadata()))?;
                 // Whatever else stands there is of no size that was published.
                 let size = if metadata.is_file() {
                     metadata.len()
@@ -263,7 +212,8 @@ impl Disk {
 
     /// Looks for one published file.
     pub(super) fn find(&self, digest: &Digest) -> io::Result<Option<Found>> {
-        match fs::metadata(self.layout.blob(digest)) {
+        let check = self.faults.check(Operation::Stat, Area::Blobs);
+        match check.and_then(|()| fs::symlink_metadata(self.layout.blob(digest))) {
             Ok(metadata) => Ok(found(*digest, &metadata)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => self.counted("stat", Err(error)),
@@ -272,7 +222,7 @@ impl Disk {
 
     /// Removes a published file; one that is gone already is no error.
     pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<()> {
-        self.remove(&self.layout.blob(digest))
+        self.remove(&self.layout.blob(digest), Area::Blobs)
     }
 
     /// Takes a published file out of sight; the next start removes it.
@@ -284,7 +234,10 @@ impl Disk {
     pub(super) fn set_aside(&self, path: &Path) -> io::Result<()> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let aside = self.layout.staged(self.token, number);
-        self.counted("rename", rename(path, &aside))
+        let renamed = self
+            .make_parent(&aside, Area::Staging)
+            .and_then(|()| self.rename(path, &aside, Area::Staging));
+        self.counted("rename", renamed)
     }
 
     /// Writes the last use of a blob where the next start will find it.
@@ -292,6 +245,7 @@ impl Disk {
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_nanos);
         let touched = File::open(self.layout.blob(digest)).and_then(|file| file.set_modified(time));
         match touched {
+            // Gone since: then nobody needs to know.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => self.counted("utimens", other),
         }
@@ -306,11 +260,15 @@ impl Disk {
                         debug!(file = %entry.path().display(), "not a blob's name, left alone");
                         continue;
                     };
-                    let Ok(metadata) = entry.metadata() else {
-                        continue;
-                    };
-                    if let Some(file) = self::found(digest, &metadata) {
-                        found(file);
+                    let check = self.faults.check(Operation::Stat, Area::Blobs);
+                    match check.and_then(|()| entry.metadata()) {
+                        Ok(metadata) => self::found(digest, &metadata)
+                            .into_iter()
+                            .for_each(&mut found),
+                        // Evicted since.
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        // Not known, and so fetched again when it is asked for.
+                        Err(error) => drop(self.counted::<()>("stat", Err(error))),
                     }
                 }
             }
@@ -351,45 +309,6 @@ impl Disk {
         let mut stored: Vec<Stored> = stored.collect();
         stored.sort();
         Ok(stored)
-    }
-
-    /// What lies where only our folders should be, and is none. What lies within a folder of published files is told by
-    /// [`Disk::stored_in`].
-    pub(super) fn around(&self) -> Around {
-        let mut around = Around::default();
-        let algorithms = Algorithm::ALL.map(|algorithm| self.layout.blobs(algorithm));
-        let blobs = algorithms.first().and_then(|it| it.parent());
-        for entry in blobs.map(|it| around.list(self, it)).unwrap_or_default() {
-            if !algorithms.contains(&entry.path()) || !is_dir(&entry) {
-                around.foreign.push(entry.path());
-            }
-        }
-        for algorithm in &algorithms {
-            for entry in around.list(self, algorithm) {
-                if Layout::folder_of(&entry.file_name()).is_none() || !is_dir(&entry) {
-                    around.foreign.push(entry.path());
-                }
-            }
-        }
-        self.around_records(&self.layout.upstreams(), &mut around);
-        around
-    }
-
-    fn around_records(&self, dir: &Path, around: &mut Around) {
-        let is_repository = self.layout.repository_at(dir).is_some();
-        for entry in around.list(self, dir) {
-            let (name, path) = (entry.file_name(), entry.path());
-            match (Layout::is_own(&name) && is_repository, is_dir(&entry)) {
-                (false, true) => self.around_records(&path, around),
-                (true, false) if Layout::is_grants(&name) => {}
-                (true, true) if !Layout::is_grants(&name) => {
-                    let tags = around.list(self, &path).into_iter();
-                    let other = tags.filter(|it| is_dir(it) || tag_of(it).is_none());
-                    around.foreign.extend(other.map(|it| it.path()));
-                }
-                _ => around.foreign.push(path),
-            }
-        }
     }
 
     /// A path as it is told: without the cache directory, and on one line whatever it is.
@@ -463,9 +382,10 @@ impl Disk {
     /// Adds whole lines to a repository's grants file.
     pub(super) fn append_grants(&self, repository: &Repository, lines: &str) -> io::Result<()> {
         let path = self.layout.granted(repository);
-        let appended = make_parent(&path)
+        let appended = self
+            .make_parent(&path, Area::Records)
             .and_then(|()| OpenOptions::new().append(true).create(true).open(&path))
-            .and_then(|mut file| file.write_all(lines.as_bytes()));
+            .and_then(|file| self.append(&file, lines.as_bytes()));
         self.counted("append", appended)
     }
 
@@ -480,6 +400,11 @@ impl Disk {
     /// A tag's record as text; empty when there is none.
     pub(super) fn read_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<String> {
         self.read_text(&self.layout.tag(repository, tag))
+    }
+
+    /// Bytes of a tag's record, also of one that cannot be read; zero when there is none.
+    pub(super) fn tag_bytes(&self, repository: &Repository, tag: &Tag) -> u64 {
+        fs::metadata(self.layout.tag(repository, tag)).map_or(0, |it| it.len())
     }
 
     /// Replaces a tag's record.
@@ -497,12 +422,12 @@ impl Disk {
 
     /// Removes a tag's record.
     pub(super) fn remove_tag(&self, repository: &Repository, tag: &Tag) -> io::Result<()> {
-        self.remove(&self.layout.tag(repository, tag))
+        self.remove(&self.layout.tag(repository, tag), Area::Records)
     }
 
     /// Forgets a repository's grants and tags; deeper repositories keep theirs.
     pub(super) fn remove_repository(&self, repository: &Repository) -> io::Result<()> {
-        self.remove(&self.layout.granted(repository))?;
+        self.remove(&self.layout.granted(repository), Area::Records)?;
         match fs::remove_dir_all(self.layout.tags(repository)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return self.counted("remove", Err(error));
@@ -531,7 +456,7 @@ impl Disk {
             self.metrics.disk_failed(operation);
             warn!(operation, error = %error, "cache directory operation failed");
             if WRITES.contains(&operation) {
-                self.metrics.set_degraded(true);
+                self.condition.failed();
             }
         }
         result
@@ -544,30 +469,56 @@ impl Disk {
         }
         fs::create_dir_all(self.layout.upstreams())?;
         fs::create_dir_all(self.layout.staging())?;
-        for entry in fs::read_dir(self.layout.staging())? {
-            self.remove(&entry?.path())?;
+        // What cannot be removed is in nobody's way.
+        for entry in self.entries(&self.layout.staging()) {
+            let _ = match is_dir(&entry) {
+                true => self.counted("remove", fs::remove_dir_all(entry.path())),
+                false => self.remove(&entry.path(), Area::Staging),
+            };
         }
         Ok(())
     }
 
+    /// What is in a folder, or as much of it as the disk tells.
     fn entries(&self, dir: &Path) -> Vec<DirEntry> {
-        self.listed(dir).unwrap_or_default()
+        self.list(dir).0
     }
 
-    fn listed(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        let listed = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-        match listed {
+    /// What is in a folder, if the disk tells all of it; a folder that is not there is empty.
+    pub(super) fn listed(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let (entries, end) = self.list(dir);
+        end.map(|()| entries)
+    }
+
+    fn list(&self, dir: &Path) -> (Vec<DirEntry>, io::Result<()>) {
+        let area = match dir {
+            dir if dir.starts_with(self.layout.upstreams()) => Area::Records,
+            dir if dir.starts_with(self.layout.staging()) => Area::Staging,
+            _ => Area::Blobs,
+        };
+        let check = self.faults.check(Operation::List, area);
+        let mut found = Vec::new();
+        let listed = check.and_then(|()| fs::read_dir(dir));
+        let listed = listed.and_then(|entries| {
+            for entry in entries {
+                found.push(entry?);
+            }
+            Ok(())
+        });
+        let end = match listed {
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
-                Ok(Vec::new())
+                Ok(())
             }
             other => self.counted("list", other),
-        }
+        };
+        (found, end)
     }
 
     fn read_text(&self, path: &Path) -> io::Result<String> {
-        match fs::read(path) {
+        let check = self.faults.check(Operation::Read, Area::Records);
+        match check.and_then(|()| fs::read(path)) {
             // Whatever is not text is a damaged line, which the parser passes over.
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
@@ -577,20 +528,14 @@ impl Disk {
 
     /// Replaces a small file of ours: readers see the old one or the new one.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let staged = self.layout.staged(self.token, number);
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&staged)
-            .and_then(|mut file| {
-                self.give_back(&file);
-                file.write_all(bytes).and_then(|()| file.sync_data())
-            })
-            .and_then(|()| make_parent(path))
-            .and_then(|()| rename(&staged, path));
+        let (created, staged) = self.create_staged(Area::Records);
+        let written = created
+            .inspect(|file| self.give_back(file))
+            .and_then(|file| self.write_through(&file, bytes, Area::Records))
+            .and_then(|()| self.make_parent(path, Area::Records))
+            .and_then(|()| self.rename(&staged, path, Area::Records));
         if written.is_err() {
-            let _ = self.remove(&staged);
+            self.remove_staged(&staged);
         }
         written
     }
@@ -606,12 +551,126 @@ impl Disk {
         }
     }
 
+    /// Adds to a file, all or nothing.
+    fn append(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        let before = file.metadata()?.len();
+        let written = self
+            .faults
+            .check(Operation::Write, Area::Records)
+            .and_then(|()| file.write_all(bytes));
+        if written.is_err() {
+            // Half a line would spoil the next one.
+            let _ = file.set_len(before);
+        }
+        written
+    }
+
+    /// Makes a new file under a name that nobody looks for, and says which.
+    fn create_staged(&self, area: Area) -> (io::Result<File>, PathBuf) {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let path = self.layout.staged(self.token, number);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        let check = self.faults.check(Operation::Create, area);
+        let created = match check.and_then(|()| options.open(&path)) {
+            // The directory was removed under us; what was in it is gone, and the next pulls bring it again.
+            Err(error) if error.kind() == ErrorKind::NotFound => self
+                .make_parent(&path, area)
+                .and_then(|()| options.open(&path)),
+            other => other,
+        };
+        (created, path)
+    }
+
+    fn write_through(&self, mut file: &File, bytes: &[u8], area: Area) -> io::Result<()> {
+        self.faults.check(Operation::Write, area)?;
+        file.write_all(bytes)?;
+        self.faults.check(Operation::Sync, area)?;
+        file.sync_data()
+    }
+
+    fn remove(&self, path: &Path, area: Area) -> io::Result<()> {
+        self.counted("remove", self.unlink(path, area))
+    }
+
     #[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => self.counted("remove", Err(error)),
+    fn unlink(&self, path: &Path, area: Area) -> io::Result<()> {
+        let check = self.faults.check(Operation::Remove, area);
+        match check.and_then(|()| fs::remove_file(path)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Removes what was staged, now or when the disk works again.
+    fn remove_staged(&self, path: &Path) {
+        if self.remove(path, Area::Staging).is_err() {
+            self.leave(path);
+        }
+    }
+
+    fn leave(&self, path: &Path) {
+        let mut left = self.left.lock();
+        if left.len() < LEFT_MAX {
+            left.push(path.to_owned());
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
+    fn rename(&self, from: &Path, to: &Path, area: Area) -> io::Result<()> {
+        self.faults.check(Operation::Rename, area)?;
+        fs::rename(from, to)
+    }
+
+    /// Makes the folder of a file when it is not there. The whole directory may be gone: then it is taken anew, so that
+    /// nothing is ever put where another process might.
+    fn make_parent(&self, path: &Path, area: Area) -> io::Result<()> {
+        let Some(parent) = path.parent() else {
+            return Ok(());
+        };
+        if parent.is_dir() {
+            return Ok(());
+        }
+        self.faults.check(Operation::MakeFolder, area)?;
+        self.hold.regain()?;
+        fs::create_dir_all(parent)?;
+        self.sync_parent(parent, area)
+    }
+
+    fn sync_parent(&self, path: &Path, area: Area) -> io::Result<()> {
+        self.faults.check(Operation::SyncFolder, area)?;
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// Does all that publishing a blob takes, with bytes that are nobody's, and removes them again. What goes wrong is
+    /// not counted: nothing is lost by it.
+    pub(super) fn try_out(&self) -> io::Result<()> {
+        self.hold.regain()?;
+        let (created, path) = self.create_staged(Area::Staging);
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let renamed = self.layout.staged(self.token, number);
+        let tried = created
+            .and_then(|file| self.write_through(&file, &vec![0; TRIAL_BYTES], Area::Staging))
+            .and_then(|()| self.rename(&path, &renamed, Area::Blobs))
+            .and_then(|()| self.sync_parent(&renamed, Area::Blobs));
+        // The first is only there if it has not become the other.
+        let removed = self
+            .unlink(&path, Area::Staging)
+            .and(self.unlink(&renamed, Area::Staging));
+        if removed.is_err() {
+            self.leave(&path);
+            self.leave(&renamed);
+        }
+        tried.and(removed)
+    }
+
+    /// Removes what could not be removed when it should have been.
+    pub(super) fn remove_left(&self) {
+        let mut left = self.left.lock();
+        left.retain(|path| self.unlink(path, Area::Staging).is_err());
     }
 }
 
@@ -619,6 +678,12 @@ impl StagedFile {
     /// The file itself; a handle of it outlives the name.
     pub(super) fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Whether the next write goes well, as far as that was ordered.
+    pub(super) fn check_write(&self) -> io::Result<()> {
+        let faults = self.disk.faults();
+        faults.check(Operation::Write, Area::Staging)
     }
 
     /// Counts a failed write.
@@ -629,24 +694,43 @@ impl StagedFile {
         }
     }
 
-    /// Makes the file official: sync, rename, sync of the directory. The caller has verified that its bytes are those of
-    /// `digest`; after an error the name may or may not be there, and is right if it is.
-    pub(super) fn publish(mut self, digest: &Digest) -> io::Result<Arc<File>> {
-        let path = self.disk.layout.blob(digest);
-        self.disk.counted("sync", self.file.sync_data())?;
-        let renamed = make_parent(&path).and_then(|()| rename(&self.path, &path));
-        self.disk.counted("rename", renamed)?;
+    /// Makes the file official: sync, rename, sync of the directory. The caller has verified that its `size` bytes are
+    /// those of `digest`; after an error the name is not there.
+    pub(super) fn publish(mut self, digest: &Digest, size: u64) -> io::Result<Arc<File>> {
+        let (disk, path) = (Arc::clone(&self.disk), self.disk.layout.blob(digest));
+        let (faults, area) = (disk.faults(), Area::Blobs);
+        let synced = faults
+            .check(Operation::Sync, Area::Staging)
+            .and_then(|()| self.file.sync_data())
+            .and_then(|()| self.check_size(size));
+        disk.counted("sync", synced)?;
+        let renamed = disk
+            .make_parent(&path, area)
+            .and_then(|()| disk.rename(&self.path, &path, area));
+        disk.counted("rename", renamed)?;
         self.published = true;
-        self.disk.counted("sync", sync_parent(&path))?;
-        self.disk.metrics.set_degraded(false);
+        // The name is there. Should the power fail before it is so on disk, too, the blob is fetched again.
+        if disk.counted("sync", disk.sync_parent(&path, area)).is_ok() {
+            disk.condition.works();
+        }
         Ok(Arc::clone(&self.file))
+    }
+
+    /// Somebody may have cut it while it was staged.
+    fn check_size(&self, size: u64) -> io::Result<()> {
+        match self.file.metadata()?.len() == size {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "the staged file was changed behind our back",
+            )),
+        }
     }
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
         if !self.published {
-            let _ = self.disk.remove(&self.path);
+            self.disk.remove_staged(&self.path);
         }
     }
 }
@@ -662,138 +746,19 @@ fn found(digest: Digest, metadata: &fs::Metadata) -> Option<Found> {
     })
 }
 
-fn is_dir(entry: &DirEntry) -> bool {
+pub(super) fn is_dir(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-fn tag_of(entry: &DirEntry) -> Option<Tag> {
+pub(super) fn tag_of(entry: &DirEntry) -> Option<Tag> {
     Tag::parse(entry.file_name().to_str()?).ok()
 }
 
-/// How long a starting process waits for a draining one.
-const DRAINING_WAIT: Duration = Duration::from_secs(30);
-const DRAINING: &str = "draining";
+/// What is written when it is tried whether the disk works; as much as a fill writes at once.
+const TRIAL_BYTES: usize = 1 << 20;
+/// Names that are remembered because they could not be removed; the next start removes the others.
+const LEFT_MAX: usize = 1024;
 /// Operations whose failure means that the store takes nothing more in.
 const WRITES: &[&str] = &[
     "create", "pwrite", "sync", "rename", "write", "append", "statvfs",
 ];
-
-/// A directory with something in it and no word of ours is somebody else's; nothing is written to it.
-fn check_ours(layout: &Layout) -> Result<(), OpenError> {
-    let dir = layout.dir().to_owned();
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries.flatten().map(|entry| entry.file_name()),
-        Err(source) => return Err(OpenError::NotUsable { dir, source }),
-    };
-    let names: Vec<_> = entries.collect();
-    // A mount point of its own brings `lost+found` along; a first start that was cut off leaves the rest.
-    let is_ours = names.iter().any(|name| name == "VERSION");
-    let is_bare =
-        |name: &std::ffi::OsString| name == "lost+found" || name == "LOCK" || name == "VERSION.new";
-    if is_ours || names.iter().all(is_bare) {
-        Ok(())
-    } else {
-        Err(OpenError::NotOurs { dir })
-    }
-}
-
-/// Reads the layout version, or writes it at the first start; an empty one is a first start that was cut off.
-fn check_version(layout: &Layout) -> Result<(), OpenError> {
-    let dir = layout.dir().to_owned();
-    let text = match fs::read_to_string(layout.version()) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(source) => return Err(OpenError::NotUsable { dir, source }),
-    };
-    if text.is_empty() {
-        return begin_store(layout).map_err(|source| OpenError::NotUsable { dir, source });
-    }
-    let found = text.lines().next().unwrap_or_default().trim().to_owned();
-    match found.parse::<u32>() {
-        Ok(version) if version <= Layout::VERSION => Ok(()),
-        Ok(_) | Err(_) => Err(OpenError::TooNew { dir, found }),
-    }
-}
-
-fn begin_store(layout: &Layout) -> io::Result<()> {
-    let staged = layout.version().with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&staged)?;
-    writeln!(file, "{}", Layout::VERSION)?;
-    file.sync_data()?;
-    rename(&staged, &layout.version())?;
-    sync_parent(&layout.version())
-}
-
-fn take_lock(layout: &Layout, patience: Duration) -> Result<File, OpenError> {
-    let not_usable = |source| OpenError::NotUsable {
-        dir: layout.dir().to_owned(),
-        source,
-    };
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(layout.lock());
-    let mut lock = opened.map_err(not_usable)?;
-    let mut waited = Duration::ZERO;
-    loop {
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => {}
-            Err(error) => return Err(not_usable(error.into())),
-        }
-        let mut holder = String::new();
-        let _ = io::Seek::rewind(&mut lock);
-        let _ = lock.read_to_string(&mut holder);
-        let holder = holder.trim().to_owned();
-        // Empty: it is being written at this very moment.
-        let may_end = holder.contains(DRAINING) || holder.is_empty();
-        if !may_end || waited >= patience {
-            return Err(OpenError::InUse {
-                dir: layout.dir().to_owned(),
-                holder,
-            });
-        }
-        waited += LOCK_POLL;
-        std::thread::sleep(LOCK_POLL);
-    }
-    write_holder(&lock, "").map_err(not_usable)?;
-    Ok(lock)
-}
-
-const LOCK_POLL: Duration = Duration::from_millis(50);
-
-/// Says in the lock file who holds it, and in which state.
-fn write_holder(mut lock: &File, state: &str) -> io::Result<()> {
-    lock.set_len(0)?;
-    io::Seek::rewind(&mut lock)?;
-    writeln!(lock, "{} {state}", std::process::id())
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
-}
-
-fn make_parent(path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else {
-        return Ok(());
-    };
-    if parent.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(parent)?;
-    sync_parent(parent)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
-}

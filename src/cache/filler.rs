@@ -387,7 +387,10 @@ impl Writer {
                 .grow(more)
                 .map_err(|NoRoom| FillLabel::NoRoom)?;
         }
-        let (written, result) = write_all(self.staged.file(), batch);
+        let (written, result) = match self.staged.check_write() {
+            Ok(()) => write_all(self.staged.file(), batch),
+            Err(error) => (0, Err(error)),
+        };
         let mut left = written;
         for (chunk, _) in batch {
             let hashed = chunk.len().min(left);

@@ -33,8 +33,8 @@ pub(super) struct Index {
     opened_at: Instant,
     /// Whether the directory is a successor's; held for reading while something is written, so that handing over waits.
     closed: RwLock<bool>,
-    disk: Arc<Disk>,
-    metrics: Metrics,
+    pub(super) disk: Arc<Disk>,
+    pub(super) metrics: Metrics,
 }
 
 /// An open published file. While one is held the blob is being read, and is not evicted.
@@ -102,9 +102,10 @@ struct Present {
 
 /// A blob that is present no more.
 #[derive(Debug)]
-struct TakenOut {
+pub(super) struct TakenOut {
+    pub(super) size: u64,
     /// Bytes that count no more, and are on disk until the name is removed.
-    going: u64,
+    pub(super) going: u64,
     /// Given back because its last handle must not be dropped under the lock.
     _file: Option<Arc<BlobFile>>,
 }
@@ -187,45 +188,8 @@ impl Index {
         }
     }
 
-    /// Opens a published blob. May block. `None` when it is not here any more, or not what was published: then it is
-    /// forgotten, and set aside if there is something to set aside.
-    pub(super) fn open(self: &Arc<Self>, digest: &Digest) -> Option<Arc<BlobFile>> {
-        if let Some(file) = self.open_already(digest) {
-            return Some(file);
-        }
-        let opened = self.disk.open_blob(digest);
-        let size = self.size_of(digest)?;
-        match opened {
-            Ok(Some((file, found))) if found == size => self.keep_open(*digest, file, size),
-            Ok(Some(_)) => {
-                self.quarantine(digest);
-                None
-            }
-            Ok(None) => {
-                debug!(%digest, "published file is gone");
-                self.forget_present(digest);
-                None
-            }
-            Err(_) => None,
-        }
-    }
-
-    /// Sets a published file aside: its bytes are not those that were published.
-    pub(super) fn quarantine(&self, digest: &Digest) {
-        warn!(%digest, "published file is not what was published, set aside");
-        self.metrics.quarantined();
-        let stray = self.claim_stray(digest);
-        if !stray {
-            return self.remove(digest, |disk| disk.quarantine(digest));
-        }
-        if let Some(_writing) = self.writing() {
-            let _ = self.disk.quarantine(digest);
-        }
-        self.unlinking_done(digest, 0);
-    }
-
     /// Keeps a name that is nobody's from being published under until it is removed. Whether it is nobody's.
-    fn claim_stray(&self, digest: &Digest) -> bool {
+    pub(super) fn claim_stray(&self, digest: &Digest) -> bool {
         let mut state = self.state.lock();
         !state.entries.contains_key(digest) && state.unlinking.insert(*digest)
     }
@@ -334,7 +298,8 @@ impl Index {
         self.changed.notify_all();
         // What a smaller budget than last time has no room for goes now, before anybody is told of it.
         let writing = self.writing();
-        let made = writing.is_some_and(|_writing| self.make_room(0, |_| ()).is_ok());
+        let nothing = |_: &mut Ledger, _| ();
+        let made = writing.is_some_and(|_writing| self.make_room(0, nothing, nothing).is_ok());
         if !made {
             self.report(&self.state.lock());
         }
@@ -348,7 +313,8 @@ impl Index {
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
         self.wait_for_scan();
         let _writing = self.writing().ok_or(NoRoom)?;
-        self.make_room(bytes, |state| state.ledger.reserve(bytes))?;
+        let undo = |ledger: &mut Ledger, bytes| ledger.release(bytes, 0);
+        self.make_room(bytes, Ledger::reserve, undo)?;
         let reservation = Reservation {
             index: Arc::clone(self),
             bytes,
@@ -389,7 +355,8 @@ impl Index {
         }
         let _writing = self.writing().ok_or(NoRoom)?;
         let more = more - less;
-        self.make_room(more, |state| state.ledger.used += more)
+        let undo = |ledger: &mut Ledger, more| ledger.used = ledger.used.saturating_sub(more);
+        self.make_room(more, |ledger, more| ledger.used += more, undo)
     }
 
     /// Counts bytes of metadata that are there already.
@@ -416,7 +383,7 @@ impl Index {
                 self.changed.wait(&mut state);
             }
         }
-        let file = staged.publish(&digest)?;
+        let file = staged.publish(&digest, size)?;
         let removed = AtomicBool::new(false);
         let index = Arc::downgrade(self);
         let file = Arc::new(BlobFile {
@@ -501,7 +468,13 @@ impl Index {
         (!*closed).then_some(closed)
     }
 
-    fn keep_open(self: &Arc<Self>, digest: Digest, file: File, size: u64) -> Option<Arc<BlobFile>> {
+    /// Keeps the open file of a present digest for the next reader. `None` when it is present no more.
+    pub(super) fn keep_open(
+        self: &Arc<Self>,
+        digest: Digest,
+        file: File,
+        size: u64,
+    ) -> Option<Arc<BlobFile>> {
         let (removed, file) = (AtomicBool::new(false), Arc::new(file));
         let file = Arc::new(BlobFile {
             digest,
@@ -527,26 +500,41 @@ impl Index {
         Some(file)
     }
 
-    fn forget_present(&self, digest: &Digest) {
-        self.remove(digest, |_| Ok(()));
-    }
-
-    /// Takes a present digest out of the index and its name off the disk.
-    fn remove(&self, digest: &Digest, unlink: impl FnOnce(&Disk) -> std::io::Result<()>) {
-        let mut state = self.state.lock();
-        let Some(victim) = state.take_out(digest) else {
-            return;
-        };
-        self.report(&state);
-        drop(state);
-        if let Some(_writing) = self.writing() {
-            let _ = unlink(&self.disk);
+    /// Forgets a present digest, whose file is gone.
+    pub(super) fn forget_present(&self, digest: &Digest) {
+        if let Some(victim) = self.take_out(digest) {
+            self.unlinking_done(digest, victim.going);
         }
-        self.unlinking_done(digest, victim.going);
     }
 
-    /// Evicts until `bytes` more fit, and lets `admit` take them under the same lock.
-    fn make_room(&self, bytes: u64, admit: impl FnOnce(&mut State)) -> Result<(), NoRoom> {
+    /// Takes a present digest out, whose file the caller removes; to be followed by [`Index::unlinking_done`].
+    pub(super) fn take_out(&self, digest: &Digest) -> Option<TakenOut> {
+        let mut state = self.state.lock();
+        let victim = state.take_out(digest);
+        self.report(&state);
+        victim
+    }
+
+    /// What was taken out is still there, since its file could not be removed: it counts as before, and is the next to go.
+    /// To be called before [`Index::unlinking_done`].
+    pub(super) fn put_back(&self, digest: &Digest, size: u64) {
+        let mut state = self.state.lock();
+        // One that is coming will take its place.
+        if !state.entries.contains_key(digest) {
+            let place = state.order.adopt(*digest, size, 0);
+            state.add(*digest, size, place);
+        }
+        self.report(&state);
+    }
+
+    /// Evicts until `bytes` more fit, and lets `admit` take them under the same lock; `undo` gives them back when the disk
+    /// does not let go of what was evicted.
+    fn make_room(
+        &self,
+        bytes: u64,
+        admit: fn(&mut Ledger, u64),
+        undo: fn(&mut Ledger, u64),
+    ) -> Result<(), NoRoom> {
         let (free, total) = self.disk.space().map_err(|_| NoRoom)?;
         let space = Space { free, total };
         let mut state = self.state.lock();
@@ -554,47 +542,76 @@ impl Index {
             // What is used is not known yet: only what is free for certain is given out, and nothing is evicted.
             let short_of_space = state.ledger.short_of_space(bytes, space) > 0;
             if short_of_space || bytes > state.ledger.limit() {
-                return Err(self.no_room(short_of_space));
+                return Err(self.no_room(short_of_space, bytes));
             }
-            admit(&mut state);
+            admit(&mut state.ledger, bytes);
             self.report(&state);
             return Ok(());
         }
         let short_of_space = state.ledger.short_of_space(bytes, space) > 0;
         let shortfall = state.ledger.shortfall(bytes, space);
-        let shortfall = shortfall.ok_or_else(|| self.no_room(short_of_space))?;
+        let shortfall = shortfall.ok_or_else(|| self.no_room(short_of_space, bytes))?;
         let victims = state.order.victims(shortfall, |it| state.is_read(it));
-        let victims = victims.ok_or_else(|| self.no_room(short_of_space))?;
-        for (digest, size) in &victims {
-            self.metrics.evicted(*size);
+        let victims = victims.ok_or_else(|| self.no_room(short_of_space, bytes))?;
+        for (digest, _) in &victims {
             // Nobody reads it: its last handle, if it is kept open, may go under the lock.
             let _ = state.take_out(digest);
         }
-        admit(&mut state);
+        admit(&mut state.ledger, bytes);
         self.report(&state);
         drop(state);
-        if victims.is_empty() {
-            return Ok(());
+        if self.evict(&victims) < shortfall.required {
+            self.disk.condition().failed();
+            let mut state = self.state.lock();
+            undo(&mut state.ledger, bytes);
+            self.report(&state);
+            drop(state);
+            self.changed.notify_all();
+            return Err(NoRoom);
         }
-        for (digest, size) in &victims {
-            let _ = self.disk.remove_blob(digest);
-            self.unlinking_done(digest, *size);
-        }
-        let bytes: u64 = victims.iter().map(|(_, size)| size).sum();
-        debug!(blobs = victims.len(), bytes, "evicted");
         Ok(())
     }
 
+    /// Removes the files of what was taken out, and says how many bytes that were. A disk that refuses one is not asked to
+    /// remove the others.
+    fn evict(&self, victims: &[(Digest, u64)]) -> u64 {
+        let (mut blobs, mut bytes, mut refused) = (0, 0, false);
+        for (digest, size) in victims {
+            refused = refused || self.disk.remove_blob(digest).is_err();
+            if refused {
+                self.put_back(digest, *size);
+            } else {
+                self.metrics.evicted(*size);
+                (blobs, bytes) = (blobs + 1, bytes + size);
+            }
+            self.unlinking_done(digest, *size);
+        }
+        if blobs > 0 {
+            debug!(blobs, bytes, "evicted");
+        }
+        bytes
+    }
+
     /// No room in the budget is the operator's choice; no room on the file system is trouble.
-    fn no_room(&self, short_of_space: bool) -> NoRoom {
+    fn no_room(&self, short_of_space: bool, bytes: u64) -> NoRoom {
         if short_of_space {
             warn!("the file system has no room above the floor");
-            self.metrics.set_degraded(true);
+            self.disk.condition().short_of(bytes);
         }
         NoRoom
     }
 
-    fn unlinking_done(&self, digest: &Digest, bytes: u64) {
+    /// Whether so many bytes could be set aside now; nothing is evicted to find out. May block.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let Ok((free, total)) = self.disk.space() else {
+            return false;
+        };
+        let space = Space { free, total };
+        self.state.lock().ledger.shortfall(bytes, space).is_some()
+    }
+
+    /// The name of what was taken out is gone, with so many bytes.
+    pub(super) fn unlinking_done(&self, digest: &Digest, bytes: u64) {
         let mut state = self.state.lock();
         state.unlinking.remove(digest);
         state.ledger.going = state.ledger.going.saturating_sub(bytes);
@@ -680,7 +697,11 @@ impl State {
                 present.size
             }
         };
-        Some(TakenOut { going, _file: file })
+        Some(TakenOut {
+            size: present.size,
+            going,
+            _file: file,
+        })
     }
 
     /// Whether somebody reads it, besides it being kept open for the next who does.

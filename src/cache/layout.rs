@@ -123,6 +123,13 @@ impl Layout {
         file_name == GRANTED || file_name == TAGS
     }
 
+    /// Whether this is the name of one of the folders of a store.
+    pub(super) fn is_top(file_name: &OsStr) -> bool {
+        ["blobs", "staging", "upstreams"]
+            .iter()
+            .any(|it| file_name == *it)
+    }
+
     /// Whether this is the name of a grants file.
     pub(super) fn is_grants(file_name: &OsStr) -> bool {
         file_name == GRANTED

@@ -170,11 +170,6 @@ impl Metrics {
     pub(super) fn set_degraded(&self, degraded: bool) {
         self.degraded.set(i64::from(degraded));
     }
-
-    /// Whether the last write to the cache directory failed.
-    pub(super) fn is_degraded(&self) -> bool {
-        self.degraded.get() != 0
-    }
 }
 
 impl Collector for Room {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, Share};
+use super::faults::Faults;
 use super::fill::FillError;
 use super::filler::Filler;
 use super::layout::Repository;
@@ -479,6 +480,7 @@ async fn open(dir: &Path) -> (Cache, Registry) {
         repositories_max: 10,
         scrub_rate: 0,
         fills_max: BLOBS,
+        faults: Faults::default(),
     };
     let opening = move || {
         let cache = Cache::open(&config, metrics).unwrap();

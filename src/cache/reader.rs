@@ -9,9 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::{Errno, ReadWriteFlags};
+use tracing::warn;
 
+use super::condition::is_lost;
+use super::faults::{Area, Faults, Operation};
 use super::fill::{At, FillError, Follower};
 use super::index::{BlobFile, Index};
+use super::metrics::Metrics;
 
 /// A published blob, open. While it is held the blob is not evicted.
 #[derive(Clone, Debug)]
@@ -50,9 +54,17 @@ pub enum ReadError {
 }
 
 /// Buffers of [`READ_BYTES`] for file reads, used again and again; shared by all readers, bounded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Buffers {
-    idle: Arc<Mutex<Vec<Vec<u8>>>>,
+    shared: Arc<Shared>,
+}
+
+/// What all readers share.
+#[derive(Debug)]
+struct Shared {
+    idle: Mutex<Vec<Vec<u8>>>,
+    faults: Faults,
+    metrics: Metrics,
 }
 
 /// A buffer on loan, cut to what was read.
@@ -76,23 +88,32 @@ impl Blob {
         self.file.size
     }
 
-    /// Sets the file aside: its bytes were found not to be those of its digest. One that is published no more is out of the
-    /// way, and what may have come in its place is right.
-    pub async fn quarantine(&self) {
+    /// Sets the file aside: its bytes were found not to be those of its digest. Whether it is out of the way; if the disk
+    /// refuses that, it is not, and whoever wants the blob must go around the cache. One that is published no more is, and
+    /// what may have come in its place is right.
+    pub async fn quarantine(&self) -> bool {
         if self.file.is_removed() {
-            return;
+            return true;
         }
         let (index, digest) = (Arc::clone(&self.index), self.file.digest);
         // A panic there leaves the file where it is, to be found out again.
-        let _ = tokio::task::spawn_blocking(move || index.quarantine(&digest)).await;
+        let set_aside = tokio::task::spawn_blocking(move || index.quarantine(&digest));
+        set_aside.await.unwrap_or(false)
     }
 
     /// Reads at `offset`, at most `max` bytes and at least one. Cancel-safe.
     async fn read_at(&self, offset: u64, max: u64) -> Result<Bytes, ReadError> {
         let file = Arc::clone(&self.file);
-        let read = match read_file(&self.buffers, file, |it| &it.file, offset, max).await {
+        let part = Part {
+            owner: file,
+            file: |it: &BlobFile| &it.file,
+            area: Area::Blobs,
+            offset,
+            max,
+        };
+        let read = match self.buffers.read(part).await {
             // What the disk has lost is as good as damaged.
-            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Bytes::new(),
+            Err(error) if is_lost(&error) => Bytes::new(),
             other => other?,
         };
         if read.is_empty() {
@@ -135,7 +156,14 @@ impl Content {
                     Ok(Some(bytes))
                 }
                 At::File(file, readable) => {
-                    let read = read_file(buffers, file, |it| it, offset, max.min(readable)).await?;
+                    let part = Part {
+                        owner: file,
+                        file: |it: &File| it,
+                        area: Area::Staging,
+                        offset,
+                        max: max.min(readable),
+                    };
+                    let read = buffers.read(part).await?;
                     if read.is_empty() {
                         Err(ReadError::Truncated)
                     } else {
@@ -164,8 +192,32 @@ impl Content {
 }
 
 impl Buffers {
+    pub(super) fn new(faults: Faults, metrics: Metrics) -> Self {
+        let shared = Shared {
+            idle: Mutex::default(),
+            faults,
+            metrics,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Reads a part of a file, counting what goes wrong. Empty at the end.
+    async fn read<F: Send + Sync + 'static>(&self, part: Part<F>) -> io::Result<Bytes> {
+        let read = match self.shared.faults.check(Operation::Read, part.area) {
+            Ok(()) => read_file(self, part).await,
+            Err(error) => Err(error),
+        };
+        read.inspect_err(|error| {
+            self.shared.metrics.disk_failed("read");
+            warn!(error = %error, "cached content could not be read");
+        })
+    }
+
     fn lend(&self) -> Vec<u8> {
-        self.idle
+        self.shared
+            .idle
             .lock()
             .pop()
             .unwrap_or_else(|| vec![0; READ_BYTES])
@@ -188,7 +240,7 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut idle = self.home.idle.lock();
+        let mut idle = self.home.shared.idle.lock();
         if idle.len() < IDLE_BUFFERS_MAX {
             idle.push(std::mem::take(&mut self.buffer));
         }
@@ -199,14 +251,27 @@ impl Drop for Lent {
 pub const READ_BYTES: usize = 128 << 10;
 const IDLE_BUFFERS_MAX: usize = 64;
 
+/// What is to be read of which file.
+struct Part<F> {
+    owner: Arc<F>,
+    file: fn(&F) -> &File,
+    area: Area,
+    offset: u64,
+    max: u64,
+}
+
 /// Reads what the page cache has at once; what it has not, on a thread that may wait for the disk. Empty at the end.
 async fn read_file<F: Send + Sync + 'static>(
     buffers: &Buffers,
-    owner: Arc<F>,
-    file: fn(&F) -> &File,
-    offset: u64,
-    max: u64,
+    part: Part<F>,
 ) -> io::Result<Bytes> {
+    let Part {
+        owner,
+        file,
+        offset,
+        max,
+        ..
+    } = part;
     let mut buffer = buffers.lend();
     let len = usize::try_from(max).unwrap_or(usize::MAX).min(buffer.len());
     let part = buffer.get_mut(..len).unwrap_or_default();

@@ -167,7 +167,7 @@ impl Repositories {
         if self.purges.hit_tag(asked, repository, tag) {
             return Ok(());
         }
-        let former = self.disk.read_tag(repository, tag)?.len() as u64;
+        let former = self.disk.tag_bytes(repository, tag);
         let text = tag_text(record);
         let bytes = text.len() as u64;
         let no_room = |_| io::Error::from(io::ErrorKind::StorageFull);
@@ -273,6 +273,21 @@ impl Repositories {
             self.index.recount(bytes, metadata.bytes);
             metadata.bytes = bytes;
         }
+    }
+
+    /// Counts what is on disk now, after the directory was replaced. What was proven is still known. May block.
+    pub(super) fn recount(&self) {
+        let mut known = Vec::new();
+        for (repository, metadata) in self.known.lock().iter() {
+            known.push((repository.clone(), Arc::clone(metadata)));
+        }
+        for (repository, metadata) in known {
+            let mut metadata = metadata.lock();
+            let bytes = self.disk.metadata_bytes(&repository);
+            self.index.recount(bytes, metadata.bytes);
+            metadata.bytes = bytes;
+        }
+        self.scan();
     }
 
     /// Reads all records of a repository, and drops those that are broken if that is asked for and the directory is ours to
@@ -407,14 +422,14 @@ impl Repositories {
             if (torn || lines > 2 * grants.len() + COMPACTION_LINES)
                 && let Some(_writing) = self.index.writing()
             {
-                let rewritten = grants.text();
-                if self.disk.rewrite_grants(repository, &rewritten).is_ok() {
-                    let (now, before) = (rewritten.len() as u64, text.len() as u64);
-                    metadata.bytes = (metadata.bytes + now).saturating_sub(before);
-                    self.index.recount(now, before);
-                }
+                // The former file is as good, only longer.
+                let _ = self.disk.rewrite_grants(repository, &grants.text());
             }
             metadata.grants = Some(grants);
+            // The scan may not have come here, or could not.
+            let bytes = self.disk.metadata_bytes(repository);
+            self.index.recount(bytes, metadata.bytes);
+            metadata.bytes = bytes;
         }
         metadata
             .grants

@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use super::capacity::Ledger;
 use super::clock;
 use super::config::{Config, Share};
-use super::disk::{Disk, OpenError};
+use super::disk::Disk;
 use super::fill::{Fill, FillError, Follower};
 use super::filler::Filler;
+use super::hold::OpenError;
 use super::index::{self, Index};
 use super::layout::Repository;
 use super::metrics::Metrics;
@@ -25,6 +26,7 @@ use super::reader::{Blob, Buffers, Content};
 use super::recheck::Rechecks;
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
 use super::scrub::{Scrub, Seen};
+use super::tend::Tender;
 use super::verify::{Verifier, Verify, VerifyProgress, VerifyReport, identity};
 use crate::oci::{Digest, Tag};
 
@@ -77,7 +79,7 @@ impl Cache {
     ///
     /// When the directory cannot be used, is not ours, is of a newer version, or is another instance's.
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
-        let disk = Disk::open(config.dir.clone(), metrics.clone())?;
+        let disk = Disk::open(config.dir.clone(), config.faults.clone(), metrics.clone())?;
         Self::holding(disk, config, metrics)
     }
 
@@ -138,12 +140,12 @@ impl Cache {
             scrub,
             scrub_rate: config.scrub_rate,
             stopping: CancellationToken::new(),
+            buffers: Buffers::new(disk.faults().clone(), metrics.clone()),
             disk,
             index,
             repositories: Arc::new(repositories),
             purges,
             places: Arc::new(Semaphore::new(config.fills_max)),
-            buffers: Buffers::default(),
             metrics,
         })
     }
@@ -195,6 +197,17 @@ impl Cache {
                 () = sleep_until(began + SCRUB_ROUND_MIN) => {}
             }
         }
+    }
+
+    /// Sees to the directory until it is released: finds out when a disk that refused writes takes them again, and takes the
+    /// directory anew when it was removed under us.
+    pub async fn tend(&self) {
+        let tender = Tender {
+            disk: Arc::clone(&self.disk),
+            index: Arc::clone(&self.index),
+            repositories: Arc::clone(&self.repositories),
+        };
+        tender.run(&self.stopping).await;
     }
 
     /// Checks one blob of which somebody says what cannot be true of its bytes, unless that was done lately or another one
@@ -256,7 +269,7 @@ impl Cache {
 
     /// Whether the last write to the directory failed.
     pub fn is_degraded(&self) -> bool {
-        self.metrics.is_degraded()
+        self.disk.condition().is_degraded()
     }
 
     /// Present, followed, or the caller's to bring; decided at once, under one lock. Cancel-safe.

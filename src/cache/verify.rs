@@ -15,7 +15,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::disk::{Around, Disk};
+use super::around::Around;
+use super::disk::Disk;
 use super::index::Index;
 use super::layout::Repository;
 use super::repositories::Repositories;
@@ -298,6 +299,7 @@ mod tests {
             repositories_max: 10,
             scrub_rate: 0,
             fills_max: 10,
+            faults: crate::cache::Faults::default(),
         };
         let metrics = Metrics::register(&Registry::new()).unwrap();
         Cache::open(&config, metrics).unwrap()

@@ -229,6 +229,7 @@ fn read_cache(
         repositories_max: repositories_max.count(100_000)?,
         scrub_rate: scrub_rate.size(8 * MIB, 0..=u64::MAX)?.value,
         fills_max,
+        faults: cache::Faults::default(),
     })
 }
 

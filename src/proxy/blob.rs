@@ -133,7 +133,9 @@ impl Blobs {
             let (follower, outcome) = match self.cache.join(digest, repository).await {
                 // It was cut short or extended behind our back. What is fetched instead is of a size that was hashed.
                 Joined::Present(blob) if size_then.is_some_and(|then| then != blob.size()) => {
-                    blob.quarantine().await;
+                    if !blob.quarantine().await {
+                        return unreadable(digest, size_then.unwrap_or_default(), detour());
+                    }
                     size_then = None;
                     continue;
                 }
@@ -152,13 +154,7 @@ impl Blobs {
                     (follower, Outcome::Join)
                 }
                 Joined::Unreadable(size) if proven => {
-                    let mut detour = detour();
-                    if !detour.hold() {
-                        return Err(Error::Busy);
-                    }
-                    let stream = BlobStream::new(cache::Content::Unreadable(size), detour);
-                    let body = Body::Stream(Box::new(stream));
-                    return Ok(content(*digest, Some(size), Outcome::Bypass, body));
+                    return unreadable(digest, size_then.unwrap_or(size), detour());
                 }
                 present @ (Joined::Present(_) | Joined::Unreadable(_) | Joined::Following(_)) => {
                     // Having the bytes is not a right to them.
@@ -486,6 +482,16 @@ async fn fill(
             error: fill_error(error, &digest, Subject::Blob),
         }),
     }
+}
+
+/// What is here cannot be read now: it comes from upstream, and is of the size that it had when it was right.
+fn unreadable(digest: &Digest, size: u64, mut detour: Detour) -> Result<Content, Error> {
+    if !detour.hold() {
+        return Err(Error::Busy);
+    }
+    let stream = BlobStream::new(cache::Content::Unreadable(size), detour);
+    let body = Body::Stream(Box::new(stream));
+    Ok(content(*digest, Some(size), Outcome::Bypass, body))
 }
 
 /// Rounds of joining and proving; each ends in an answer unless the store changes meanwhile.

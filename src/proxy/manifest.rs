@@ -16,7 +16,7 @@ use super::metrics::Metrics;
 use super::refusals::{Key, Refusals};
 use super::registry::Registry;
 use crate::cache::{
-    Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, ReadError,
+    Blob, Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, ReadError,
     Repository,
 };
 use crate::oci::{Digest, MediaType, Reference, RepositoryName};
@@ -54,6 +54,15 @@ enum Along {
     /// It did not come.
     Failed(Error),
     /// It is not to be read here, or too large to be a manifest.
+    Unreadable,
+}
+
+/// What became of reading a manifest that is here.
+enum Here {
+    Right(Bytes),
+    /// It was damaged, and is out of the way.
+    SetAside,
+    /// It cannot be read, is too large to be a manifest, or damaged and still in the way.
     Unreadable,
 }
 
@@ -112,15 +121,11 @@ impl Manifests {
                 }
                 (Joined::Unreadable(_), _) => return self.around(registry, name, digest).await,
                 (Joined::Present(blob), granted) => {
-                    let mut content = Content::Blob(blob.clone());
-                    let Ok(bytes) = content.read_all(self.bytes_max).await else {
-                        return self.around(registry, name, digest).await;
+                    let bytes = match self.read_here(blob, digest).await {
+                        Here::Right(bytes) => bytes,
+                        Here::SetAside => continue,
+                        Here::Unreadable => return self.around(registry, name, digest).await,
                     };
-                    // It is small, it is read once, and everything else hangs on it.
-                    if Digest::of(digest.algorithm(), &bytes) != *digest {
-                        blob.quarantine().await;
-                        continue;
-                    }
                     let media_type = match granted {
                         Some(media_type) => media_type,
                         None => self.proven_type(registry, name, digest, &bytes).await?,
@@ -160,6 +165,16 @@ impl Manifests {
             });
         }
         Err(Error::Lost)
+    }
+
+    /// Reads a manifest that is here. It is small, it is read once, and everything else hangs on it: so it is hashed.
+    async fn read_here(&self, blob: Blob, digest: &Digest) -> Here {
+        let read = Content::Blob(blob.clone()).read_all(self.bytes_max).await;
+        match read {
+            Ok(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => Here::Right(bytes),
+            Ok(_) if blob.quarantine().await => Here::SetAside,
+            Ok(_) | Err(_) => Here::Unreadable,
+        }
     }
 
     /// Reads a manifest that somebody brings as it arrives: on disk it may be a moment later than it is verified.

@@ -25,6 +25,7 @@ mod mirrors;
 mod transport;
 mod egress;
 mod faults;
+mod disk;
 mod grants;
 mod evict;
 mod storm;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use layerhold::app::{App, Running};
+use layerhold::cache::Faults;
 use layerhold::cli::{Args, Command};
 use layerhold::config::Config;
 use layerhold::upstream::AddressBook;
@@ -32,6 +33,7 @@ pub(crate) struct ProxyBuilder {
     upstreams: Vec<Table>,
     addresses: AddressBook,
     variables: BTreeMap<String, String>,
+    faults: Faults,
     /// Holds the cache directory and the configuration file; gone with the last who knows it.
     home: Arc<TempDir>,
 }
@@ -58,6 +60,7 @@ impl ProxyBuilder {
             upstreams: Vec::new(),
             addresses: AddressBook::default(),
             variables: BTreeMap::new(),
+            faults: Faults::scripted(),
             home,
         };
         let dir = builder.dir().to_str().unwrap().to_owned();
@@ -161,6 +164,11 @@ impl ProxyBuilder {
         file.to_str().unwrap().to_owned()
     }
 
+    /// What the disk does wrong on order, in this process only.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
     /// The cache directory.
     pub(crate) fn dir(&self) -> PathBuf {
         self.home.path().join("cache")
@@ -178,6 +186,7 @@ impl ProxyBuilder {
     /// The configuration, as the application gets it.
     fn config(&self) -> Config {
         let mut config = config(&self.file(), &self.variables);
+        config.cache.faults = self.faults.clone();
         for upstream in &mut config.proxy.upstreams {
             let connection = &mut upstream.connection;
             let mirrors = connection.mirrors.iter_mut().map(|it| &mut it.site);
@@ -253,6 +262,11 @@ impl TestProxy {
     /// What it runs on: for a second one on the same directory.
     pub(crate) fn builder(&self) -> &ProxyBuilder {
         &self.builder
+    }
+
+    /// What its disk does wrong on order.
+    pub(crate) fn faults(&self) -> &Faults {
+        self.builder.faults()
     }
 
     /// The published file of a digest, by the layout that is part of the contract.
@@ -339,6 +353,19 @@ impl Front {
         let report: serde_json::Value = serde_json::from_slice(&whole.bytes).unwrap();
         let count = |name: &str| report["purged"][0][name].as_u64().unwrap();
         (count("tags"), count("grants"), count("blobs"))
+    }
+
+    /// Has it check all that it keeps: the report.
+    pub(crate) async fn verify(&self) -> serde_json::Value {
+        let whole = Request::new(self.admin, "POST", "/verify")
+            .header("Content-Type", "application/json")
+            .body("{}")
+            .whole()
+            .await;
+        let text = whole.text();
+        let last = text.lines().last().unwrap();
+        let mut said: serde_json::Value = serde_json::from_str(last).unwrap();
+        said["report"].take()
     }
 
     /// Everything at `/metrics`.
