@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 
-use layerhold::cache::{Config, Ledger, Order, Place, Share, Space};
+use layerhold::cache::{Config, Faults, Ledger, Order, Place, Share, Space};
 use layerhold::oci::Digest;
 
 /// A cache of some capacity in bytes.
@@ -32,6 +32,7 @@ impl Ours {
             repositories_max: 1,
             scrub_rate: 0,
             fills_max: 1,
+            faults: Faults::default(),
         };
         Self {
             ledger: Ledger::new(capacity, &config),
