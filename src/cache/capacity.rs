@@ -169,6 +169,19 @@ mod tests {
     }
 
     #[test]
+    fn room_is_overdrawn_until_what_was_evicted_for_it_is_gone() {
+        let mut ledger = ledger(90, 0);
+        ledger.evict(30);
+        assert!(!ledger.is_overdrawn(), "60 used and 30 going of 100");
+        ledger.reserve(10);
+        assert!(!ledger.is_overdrawn());
+        ledger.reserve(1);
+        assert!(ledger.is_overdrawn());
+        ledger.going -= 1;
+        assert!(!ledger.is_overdrawn());
+    }
+
+    #[test]
     fn the_floor_counts_what_is_reserved_but_not_written() {
         let cases = [
             // free, used, reserved, bytes, required
