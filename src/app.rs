@@ -191,7 +191,7 @@ fn within_open_files(config: &Config) -> server::Config {
     server
 }
 
-/// How soon a use is written down, if it is.
+/// How soon a use is written down, if it is, and how often what is stale is looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
 async fn keep_house(cache: Cache, stop: CancellationToken) {
@@ -202,7 +202,7 @@ async fn keep_house(cache: Cache, stop: CancellationToken) {
             () = tokio::time::sleep(HOUSEKEEPING_INTERVAL) => {}
         }
         let cache = cache.clone();
-        if let Err(error) = spawn_blocking(move || cache.save_uses()).await {
+        if let Err(error) = spawn_blocking(move || cache.keep_house()).await {
             warn!(error = %error, "housekeeping panicked");
         }
     }

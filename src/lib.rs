@@ -60,7 +60,7 @@
 //! 9. The cache may fail, pulls may not: readers of a fill that cannot be kept go on from upstream by themselves.
 //! 10. Everything has a limit.
 //! 11. Credentials do not cross hosts: what a redirect or a challenge names is another party until proven the same.
-//! 12. Stopping is part of running: the directory is released first, then bodies drain.
+//! 12. Stopping is part of running: the directory is released first, with what is staged, then bodies drain.
 //! 13. A repository vouches for its content: having the bytes is not a right to them.
 //! 14. Bytes are never rewritten.
 

@@ -39,15 +39,6 @@ pub(super) struct Disk {
     staged: AtomicU64,
 }
 
-/// A file that nobody looks for yet. Dropped unpublished, its name is removed; open handles go on reading.
-#[derive(Debug)]
-pub(super) struct StagedFile {
-    file: Arc<File>,
-    path: PathBuf,
-    disk: Arc<Disk>,
-    published: bool,
-}
-
 /// A published file found by the scan.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
@@ -171,16 +162,23 @@ impl Disk {
         ))
     }
 
-    /// Makes a new staging file.
-    pub(super) fn stage(self: &Arc<Self>) -> io::Result<StagedFile> {
-        let (created, path) = self.create_staged(Area::Staging);
-        let file = Arc::new(self.counted("create", created)?);
-        Ok(StagedFile {
-            file,
-            path,
-            disk: Arc::clone(self),
-            published: false,
-        })
+    /// A name in staging that nobody has.
+    pub(super) fn next_staged(&self) -> PathBuf {
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        self.layout.staged(self.token, number)
+    }
+
+    /// The files in staging, as far as the disk tells. Folders there are nobody's, and removed.
+    pub(super) fn staged_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in self.entries(&self.layout.staging()) {
+            match is_dir(&entry) {
+                // What cannot be removed is in nobody's way.
+                true => drop(self.counted("remove", fs::remove_dir_all(entry.path()))),
+                false => files.push(entry.path()),
+            }
+        }
+        files
     }
 
     /// Opens a published file; `None` when there is none.
@@ -232,8 +230,7 @@ impl Disk {
 
     /// Takes any file out of sight; the next start removes it.
     pub(super) fn set_aside(&self, path: &Path) -> io::Result<()> {
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let aside = self.layout.staged(self.token, number);
+        let aside = self.next_staged();
         let renamed = self
             .make_parent(&aside, Area::Staging)
             .and_then(|()| self.rename(path, &aside, Area::Staging));
@@ -462,20 +459,13 @@ impl Disk {
         result
     }
 
-    /// Folders and the removal of what a former process staged.
+    /// Folders.
     fn prepare(&self) -> io::Result<()> {
         for algorithm in Algorithm::ALL {
             fs::create_dir_all(self.layout.blobs(algorithm))?;
         }
         fs::create_dir_all(self.layout.upstreams())?;
         fs::create_dir_all(self.layout.staging())?;
-        // What cannot be removed is in nobody's way.
-        for entry in self.entries(&self.layout.staging()) {
-            let _ = match is_dir(&entry) {
-                true => self.counted("remove", fs::remove_dir_all(entry.path())),
-                false => self.remove(&entry.path(), Area::Staging),
-            };
-        }
         Ok(())
     }
 
@@ -566,9 +556,8 @@ impl Disk {
     }
 
     /// Makes a new file under a name that nobody looks for, and says which.
-    fn create_staged(&self, area: Area) -> (io::Result<File>, PathBuf) {
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let path = self.layout.staged(self.token, number);
+    pub(super) fn create_staged(&self, area: Area) -> (io::Result<File>, PathBuf) {
+        let path = self.next_staged();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         let check = self.faults.check(Operation::Create, area);
@@ -589,7 +578,7 @@ impl Disk {
         file.sync_data()
     }
 
-    fn remove(&self, path: &Path, area: Area) -> io::Result<()> {
+    pub(super) fn remove(&self, path: &Path, area: Area) -> io::Result<()> {
         self.counted("remove", self.unlink(path, area))
     }
 
@@ -603,7 +592,7 @@ impl Disk {
     }
 
     /// Removes what was staged, now or when the disk works again.
-    fn remove_staged(&self, path: &Path) {
+    pub(super) fn remove_staged(&self, path: &Path) {
         if self.remove(path, Area::Staging).is_err() {
             self.leave(path);
         }
@@ -617,14 +606,14 @@ impl Disk {
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is cache::disk")]
-    fn rename(&self, from: &Path, to: &Path, area: Area) -> io::Result<()> {
+    pub(super) fn rename(&self, from: &Path, to: &Path, area: Area) -> io::Result<()> {
         self.faults.check(Operation::Rename, area)?;
         fs::rename(from, to)
     }
 
     /// Makes the folder of a file when it is not there. The whole directory may be gone: then it is taken anew, so that
     /// nothing is ever put where another process might.
-    fn make_parent(&self, path: &Path, area: Area) -> io::Result<()> {
+    pub(super) fn make_parent(&self, path: &Path, area: Area) -> io::Result<()> {
         let Some(parent) = path.parent() else {
             return Ok(());
         };
@@ -637,7 +626,7 @@ impl Disk {
         self.sync_parent(parent, area)
     }
 
-    fn sync_parent(&self, path: &Path, area: Area) -> io::Result<()> {
+    pub(super) fn sync_parent(&self, path: &Path, area: Area) -> io::Result<()> {
         self.faults.check(Operation::SyncFolder, area)?;
         match path.parent() {
             Some(parent) => File::open(parent)?.sync_all(),
@@ -650,8 +639,7 @@ impl Disk {
     pub(super) fn try_out(&self) -> io::Result<()> {
         self.hold.regain()?;
         let (created, path) = self.create_staged(Area::Staging);
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let renamed = self.layout.staged(self.token, number);
+        let renamed = self.next_staged();
         let tried = created
             .and_then(|file| self.write_through(&file, &vec![0; TRIAL_BYTES], Area::Staging))
             .and_then(|()| self.rename(&path, &renamed, Area::Blobs))
@@ -671,67 +659,6 @@ impl Disk {
     pub(super) fn remove_left(&self) {
         let mut left = self.left.lock();
         left.retain(|path| self.unlink(path, Area::Staging).is_err());
-    }
-}
-
-impl StagedFile {
-    /// The file itself; a handle of it outlives the name.
-    pub(super) fn file(&self) -> &Arc<File> {
-        &self.file
-    }
-
-    /// Whether the next write goes well, as far as that was ordered.
-    pub(super) fn check_write(&self) -> io::Result<()> {
-        let faults = self.disk.faults();
-        faults.check(Operation::Write, Area::Staging)
-    }
-
-    /// Counts a failed write.
-    pub(super) fn write_failed(&self, error: io::Error) -> io::Error {
-        match self.disk.counted::<()>("pwrite", Err(error)) {
-            Ok(()) => io::Error::other("unreachable"),
-            Err(error) => error,
-        }
-    }
-
-    /// Makes the file official: sync, rename, sync of the directory. The caller has verified that its `size` bytes are
-    /// those of `digest`; after an error the name is not there.
-    pub(super) fn publish(mut self, digest: &Digest, size: u64) -> io::Result<Arc<File>> {
-        let (disk, path) = (Arc::clone(&self.disk), self.disk.layout.blob(digest));
-        let (faults, area) = (disk.faults(), Area::Blobs);
-        let synced = faults
-            .check(Operation::Sync, Area::Staging)
-            .and_then(|()| self.file.sync_data())
-            .and_then(|()| self.check_size(size));
-        disk.counted("sync", synced)?;
-        let renamed = disk
-            .make_parent(&path, area)
-            .and_then(|()| disk.rename(&self.path, &path, area));
-        disk.counted("rename", renamed)?;
-        self.published = true;
-        // The name is there. Should the power fail before it is so on disk, too, the blob is fetched again.
-        if disk.counted("sync", disk.sync_parent(&path, area)).is_ok() {
-            disk.condition.works();
-        }
-        Ok(Arc::clone(&self.file))
-    }
-
-    /// Somebody may have cut it while it was staged.
-    fn check_size(&self, size: u64) -> io::Result<()> {
-        match self.file.metadata()?.len() == size {
-            true => Ok(()),
-            false => Err(io::Error::other(
-                "the staged file was changed behind our back",
-            )),
-        }
-    }
-}
-
-impl Drop for StagedFile {
-    fn drop(&mut self) {
-        if !self.published {
-            self.disk.remove_staged(&self.path);
-        }
     }
 }
 

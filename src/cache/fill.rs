@@ -44,6 +44,8 @@ pub struct Handover {
     pub staged: u64,
     /// The state of the digest after exactly `staged` bytes.
     pub digester: Box<Digester>,
+    /// Whether some of them are of a former process, so that what is wrong in the end may be none of upstream's doing.
+    pub is_resumed: bool,
 }
 
 /// How far a fill is.
@@ -69,6 +71,8 @@ pub(super) struct Fill {
     pub(super) ring: Mutex<Ring>,
     /// The staging file, once there is one.
     pub(super) file: OnceLock<Arc<File>>,
+    /// What has the bytes from this offset on instead, once the staging file is a successor's.
+    pub(super) tail: OnceLock<(u64, Arc<File>)>,
     /// What must live as long as somebody reads the file: its place in the budget.
     pub(super) held: Mutex<Option<Box<dyn Held>>>,
 }
@@ -112,6 +116,7 @@ impl Fill {
             progress: watch::Sender::new(Progress::default()),
             ring: Mutex::new(Ring::default()),
             file: OnceLock::new(),
+            tail: OnceLock::new(),
             held: Mutex::new(None),
         })
     }
@@ -130,11 +135,34 @@ impl Fill {
             true
         });
         // After the end is known: nobody must find bytes in neither place.
-        *self.ring.lock() = Ring::default();
+        self.ring.lock().forget();
+    }
+
+    /// The file that has the byte at `offset`, and how many of the `left` bytes from there on it has for certain.
+    fn file_at(&self, offset: u64, left: u64) -> Option<At> {
+        // What is not written by us may be written by a successor, and is none of ours.
+        let left = left.min(self.ring.lock().written.saturating_sub(offset));
+        let (file, left) = match self.tail.get() {
+            Some((begin, tail)) if offset >= *begin => (tail, left),
+            Some((begin, _)) => (self.file.get()?, left.min(begin - offset)),
+            None => (self.file.get()?, left),
+        };
+        (left > 0).then(|| At::File(Arc::clone(file), left))
     }
 }
 
 impl Ring {
+    /// Goes on after this many bytes, which are in the file.
+    pub(super) fn begin_at(&mut self, offset: u64) {
+        (self.received, self.written) = (offset, offset);
+    }
+
+    /// Lets go of all bytes. Those that were written are in the file.
+    fn forget(&mut self) {
+        self.chunks = VecDeque::new();
+        self.bytes = 0;
+    }
+
     /// Takes in what just arrived; gives the new total.
     pub(super) fn push(&mut self, bytes: Bytes) -> u64 {
         let at = self.received;
@@ -241,30 +269,34 @@ impl Follower {
     /// Waits until there is something to read at `offset`. Cancel-safe.
     pub(super) async fn at(&mut self, offset: u64) -> Result<At, FillError> {
         let settled = |progress: &Progress| progress.readable > offset || progress.end.is_some();
-        let (readable, end) = match self.progress.wait_for(settled).await.as_deref() {
-            Ok(progress) => (progress.readable, progress.end.clone()),
-            Err(_) => return Err(FillError::Abandoned),
-        };
-        match end {
-            Some(Ok(size)) if offset >= size => return Ok(At::End),
-            Some(Err(FillError::NotKept(handover))) => {
-                // Only what is staged is sure to stay readable; the rest comes from upstream, hashed anew.
-                return match self.fill.file.get().filter(|_| offset < handover.staged) {
-                    Some(file) => Ok(At::File(Arc::clone(file), handover.staged - offset)),
-                    None => Err(FillError::NotKept(handover)),
-                };
+        loop {
+            let (readable, end) = match self.progress.wait_for(settled).await.as_deref() {
+                Ok(progress) => (progress.readable, progress.end.clone()),
+                Err(_) => return Err(FillError::Abandoned),
+            };
+            let has_ended = end.is_some();
+            match end {
+                Some(Ok(size)) if offset >= size => return Ok(At::End),
+                Some(Err(FillError::NotKept(handover))) => {
+                    // Only what is staged is sure to stay readable; the rest comes from upstream, hashed anew.
+                    let left = handover.staged.saturating_sub(offset);
+                    let staged = self.fill.file_at(offset, left);
+                    return staged.ok_or(FillError::NotKept(handover));
+                }
+                Some(Err(error)) => return Err(error),
+                Some(Ok(_)) | None => {}
             }
-            Some(Err(error)) => return Err(error),
-            Some(Ok(_)) | None => {}
-        }
-        let left = readable - offset;
-        if let Some(mut bytes) = self.fill.ring.lock().at(offset) {
-            bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-            return Ok(At::Memory(bytes));
-        }
-        match self.fill.file.get() {
-            Some(file) => Ok(At::File(Arc::clone(file), left)),
-            None => Err(FillError::Abandoned),
+            let left = readable - offset;
+            if let Some(mut bytes) = self.fill.ring.lock().at(offset) {
+                bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                return Ok(At::Memory(bytes));
+            }
+            match self.fill.file_at(offset, left) {
+                Some(at) => return Ok(at),
+                // The fill has failed since, and let go of what was not written: that is news.
+                None if !has_ended => {}
+                None => return Err(FillError::Abandoned),
+            }
         }
     }
 }
@@ -295,6 +327,32 @@ const RING_BYTES_MAX: usize = 2 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_written_when_the_fill_failed_is_no_end() {
+        let repository = Repository {
+            namespace: crate::oci::Namespace::parse("docker.io").unwrap(),
+            name: crate::oci::RepositoryName::parse("library/debian").unwrap(),
+        };
+        let fill = Fill::new(Digest::of(crate::oci::Algorithm::Sha256, b""), repository);
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let mut follower = Follower::new(Arc::clone(&fill), metrics);
+        fill.ring.lock().push(Bytes::from_static(b"bytes"));
+        fill.progress.send_modify(|progress| progress.readable = 4);
+        // As when the failure comes between two looks of the reader.
+        fill.ring.lock().forget();
+        let reading = follower.at(2);
+        let failing = async {
+            let (staged, digester) = (0, Digester::new(fill.digest.algorithm()));
+            fill.end(Err(FillError::NotKept(Handover {
+                staged,
+                digester: Box::new(digester),
+                is_resumed: false,
+            })));
+        };
+        let (read, ()) = tokio::join!(reading, failing);
+        assert!(matches!(read, Err(FillError::NotKept(_))), "{read:?}");
+    }
 
     #[test]
     fn the_ring_keeps_what_is_not_written() {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! begin ─► reservation, staging file, writer thread
+//! resume ─► the same, with a staging file that a former process began
 //! write ─► ring (followers read it at once) ─► queue ─► writer: pwrite, hash
 //! verify ─► digest right? ─► release the last byte ─► publish: sync, rename, sync ─► present
 //!                        └► tell followers why
@@ -10,18 +11,19 @@
 //! One thread for each fill writes and hashes, in pieces of up to 1 MiB, so that neither ever stands on an async thread.
 
 use std::error::Error;
-use std::io::{IoSlice, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::disk::{Disk, StagedFile};
 use super::fill::{Fill, FillError, Handover};
-use super::index::{Index, NoRoom, Reservation};
-use super::metrics::{FillLabel, Metrics};
+use super::index::{NoRoom, Reservation};
+use super::metrics::FillLabel;
+use super::stage::Stage;
+use super::staging::{Admitted, Staging};
 use crate::oci::{Digest, Digester};
 
 /// The right, and the duty, to bring one blob. Dropped unfinished, it fails its followers.
@@ -29,14 +31,14 @@ use crate::oci::{Digest, Digester};
 #[derive(Debug)]
 pub struct Filler {
     fill: Arc<Fill>,
-    index: Arc<Index>,
-    disk: Arc<Disk>,
-    metrics: Metrics,
+    staging: Arc<Staging>,
     /// Places for fills in progress.
     places: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
     size: Option<u64>,
     received: u64,
+    /// Whether it goes on from bytes of a former process.
+    resumed: bool,
     writing: Option<Writing>,
     ended: bool,
 }
@@ -61,7 +63,7 @@ struct Writing {
 #[derive(Debug)]
 struct Written {
     digest: Digest,
-    staged: StagedFile,
+    stage: Arc<Mutex<Stage>>,
     reservation: Reservation,
 }
 
@@ -78,31 +80,24 @@ struct Stopped {
 #[derive(Debug)]
 struct Writer {
     fill: Arc<Fill>,
-    staged: StagedFile,
+    /// Locked for each write, so that the directory is not handed over in the middle of one.
+    stage: Arc<Mutex<Stage>>,
     reservation: Reservation,
-    digester: Digester,
-    written: u64,
+    resumed: bool,
     /// Whether the size was known when the bytes were reserved.
     sized: bool,
 }
 
 impl Filler {
-    pub(super) fn new(
-        fill: Arc<Fill>,
-        index: &Arc<Index>,
-        disk: &Arc<Disk>,
-        places: &Arc<Semaphore>,
-        metrics: Metrics,
-    ) -> Self {
+    pub(super) fn new(fill: Arc<Fill>, staging: &Arc<Staging>, places: &Arc<Semaphore>) -> Self {
         Self {
             fill,
-            index: Arc::clone(index),
-            disk: Arc::clone(disk),
-            metrics,
+            staging: Arc::clone(staging),
             places: Arc::clone(places),
             place: None,
             size: None,
             received: 0,
+            resumed: false,
             writing: None,
             ended: false,
         }
@@ -122,7 +117,19 @@ impl Filler {
     /// whole already need none.
     pub async fn place(&mut self) {
         self.place = Arc::clone(&self.places).acquire_owned().await.ok();
-        self.metrics.fill_began();
+        self.staging.metrics.fill_began();
+    }
+
+    /// How many of the first bytes a former process has left, if it has. They are not to be told to anybody, and asked for
+    /// again only if [`Filler::resume`] says so.
+    pub fn left(&self) -> Option<u64> {
+        self.staging.left_of(&self.fill.digest)
+    }
+
+    /// Whether it goes on from bytes of a former process, which were right when they were written, for all that is known
+    /// here.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Says how large the blob will be, if that is known, and makes room for it. Cancelled, the filler can only be
@@ -132,28 +139,66 @@ impl Filler {
     ///
     /// [`FillError::NotKept`] when there is no room or the disk refuses; the followers know already.
     pub async fn begin(&mut self, size: Option<u64>) -> Result<(), FillError> {
+        let admitted = self.admit(size, false).await?;
+        self.open(admitted).await?;
+        self.say_begun();
+        Ok(())
+    }
+
+    /// As [`Filler::begin`], and goes on from what a former process has left: gives how many bytes there are already. None,
+    /// where they are not what they were, or the blob is of another size. The followers hear of the size at once, and of the
+    /// bytes when they have been hashed again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filler::begin`].
+    pub async fn resume(&mut self, size: Option<u64>) -> Result<u64, FillError> {
+        let admitted = self.admit(size, true).await?;
+        // It may take some time to read it all.
+        self.say_begun();
+        self.open(admitted).await?;
+        Ok(self.received)
+    }
+
+    async fn admit(&mut self, size: Option<u64>, resume: bool) -> Result<Admitted, FillError> {
         self.size = size;
         self.fill
             .progress
             .send_modify(|progress| progress.size = Some(size));
-        let (index, disk) = (Arc::clone(&self.index), Arc::clone(&self.disk));
-        let made = tokio::task::spawn_blocking(move || {
-            let reservation = index.reserve(size.unwrap_or_else(|| index.growth()))?;
-            Ok::<_, NoRoom>((reservation, disk.stage()))
-        });
-        let (reservation, staged) = match made.await {
-            Ok(Ok((reservation, Ok(staged)))) => (reservation, staged),
-            Ok(Ok((_, Err(_)))) | Err(_) => return Err(self.not_kept(FillLabel::Disk)),
-            Ok(Err(NoRoom)) => return Err(self.not_kept(FillLabel::NoRoom)),
+        let (staging, digest) = (Arc::clone(&self.staging), self.fill.digest);
+        let admitted =
+            tokio::task::spawn_blocking(move || staging.admit(digest, size, resume)).await;
+        match admitted {
+            Ok(Ok(admitted)) => Ok(admitted),
+            Ok(Err(NoRoom)) => Err(self.not_kept(FillLabel::NoRoom)),
+            Err(_) => Err(self.not_kept(FillLabel::Disk)),
+        }
+    }
+
+    /// Opens the file and starts its writer.
+    async fn open(&mut self, admitted: Admitted) -> Result<(), FillError> {
+        let staging = Arc::clone(&self.staging);
+        let opened = tokio::task::spawn_blocking(move || staging.open(admitted)).await;
+        let (stage, reservation) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(label)) => return Err(self.not_kept(label)),
+            Err(_) => return Err(self.not_kept(FillLabel::Disk)),
         };
-        let _ = self.fill.file.set(Arc::clone(staged.file()));
+        let (file, there) = {
+            let stage = stage.lock();
+            (Arc::clone(stage.file()), stage.written())
+        };
+        let _ = self.fill.file.set(file);
+        self.resumed = there > 0;
+        self.received = there;
+        self.fill.ring.lock().begin_at(there);
+        self.say_readable();
         let writer = Writer {
             fill: Arc::clone(&self.fill),
-            staged,
+            stage,
             reservation,
-            digester: Digester::new(self.fill.digest.algorithm()),
-            written: 0,
-            sized: size.is_some(),
+            resumed: self.resumed,
+            sized: self.size.is_some(),
         };
         let (queue, received) = mpsc::channel(QUEUE_CHUNKS_MAX);
         self.writing = Some(Writing {
@@ -161,10 +206,22 @@ impl Filler {
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             writer: tokio::task::spawn_blocking(move || writer.run(received)),
         });
+        Ok(())
+    }
+
+    fn say_begun(&self) {
         self.fill
             .progress
             .send_modify(|progress| progress.begun = true);
-        Ok(())
+    }
+
+    fn say_readable(&self) {
+        // With an unknown size any byte may be the last one.
+        let last = self.size.unwrap_or(self.received).saturating_sub(1);
+        let readable = self.received.min(last);
+        self.fill
+            .progress
+            .send_modify(|progress| progress.readable = readable);
     }
 
     /// Takes in the next bytes. Followers may read them at once, but for the last one. Waits while the disk is behind.
@@ -191,14 +248,13 @@ impl Filler {
         let Ok(room) = room else {
             return Err(FillError::Abandoned);
         };
+        // What is not kept is brought for those who read it.
+        if self.staging.is_handed_over() && self.fill.progress.receiver_count() == 0 {
+            return Err(self.fail_with(FillError::Abandoned, FillLabel::Abandoned));
+        }
         let received = self.fill.ring.lock().push(piece.clone());
         self.received = received;
-        // With an unknown size any byte may be the last one.
-        let last = self.size.unwrap_or(received).saturating_sub(1);
-        let readable = received.min(last);
-        self.fill
-            .progress
-            .send_modify(|progress| progress.readable = readable);
+        self.say_readable();
         if writing.queue.send((piece, room)).await.is_err() {
             return Err(self.writer_stopped().await);
         }
@@ -267,6 +323,7 @@ impl Filler {
             FillError::NotKept(Handover {
                 staged: 0,
                 digester,
+                is_resumed: false,
             }),
             label,
         )
@@ -283,8 +340,8 @@ impl Filler {
     fn close(&mut self, label: FillLabel) {
         if !self.ended {
             self.ended = true;
-            self.index.forget_fill(&self.fill);
-            self.metrics.fill_ended(label, self.place.is_some());
+            self.staging.index.forget_fill(&self.fill);
+            self.staging.metrics.fill_ended(label, self.place.is_some());
         }
     }
 }
@@ -301,13 +358,19 @@ impl Verified {
             mut filler,
             written,
         } = self;
-        let (index, fill, size) = (
-            Arc::clone(&filler.index),
+        let (staging, fill, size) = (
+            Arc::clone(&filler.staging),
             Arc::clone(&filler.fill),
             filler.received,
         );
         let published = tokio::task::spawn_blocking(move || {
-            index.publish(&fill, written.staged, written.reservation, size)
+            let handed_over = || std::io::Error::other("the cache directory was handed over");
+            let _writing = staging.index.writing().ok_or_else(handed_over)?;
+            let mut stage = written.stage.lock();
+            let staged = stage.take().ok_or_else(handed_over)?;
+            staging
+                .index
+                .publish(&fill, staged, written.reservation, size)
         });
         let label = match published.await {
             Ok(Ok(())) => FillLabel::Published,
@@ -344,10 +407,13 @@ impl Writer {
                 bytes += next.0.len();
                 batch.push(next);
             }
-            if let Err(label) = self.write(&batch, bytes as u64) {
+            let (chunks, permits): (Vec<Bytes>, Vec<_>) = batch.drain(..).unzip();
+            if let Err(label) = self.write(&chunks, bytes as u64) {
+                let stage = self.stage.lock();
                 let handover = Handover {
-                    staged: self.written,
-                    digester: Box::new(self.digester),
+                    staged: stage.written(),
+                    digester: Box::new(stage.digester().clone()),
+                    is_resumed: self.resumed,
                 };
                 let reservation = self.reservation;
                 return Err(Stopped {
@@ -356,27 +422,20 @@ impl Writer {
                     reservation,
                 });
             }
-            batch.clear();
+            drop((chunks, permits));
+            self.stage.lock().mark(queue.is_empty());
         }
-        let Self {
-            digester,
-            staged,
-            reservation,
-            ..
-        } = self;
+        let digest = self.stage.lock().digester().clone().finish();
         Ok(Written {
-            digest: digester.finish(),
-            staged,
-            reservation,
+            digest,
+            stage: self.stage,
+            reservation: self.reservation,
         })
     }
 
-    fn write(
-        &mut self,
-        batch: &[(Bytes, OwnedSemaphorePermit)],
-        bytes: u64,
-    ) -> Result<(), FillLabel> {
-        if self.written + bytes > self.reservation.bytes() {
+    fn write(&mut self, chunks: &[Bytes], bytes: u64) -> Result<(), FillLabel> {
+        let staged = self.stage.lock().written();
+        if staged + bytes > self.reservation.bytes() {
             // More than was announced is either a size nobody knew or a source that lied; the digest will tell.
             let more = if self.sized {
                 bytes
@@ -387,48 +446,19 @@ impl Writer {
                 .grow(more)
                 .map_err(|NoRoom| FillLabel::NoRoom)?;
         }
-        let (written, result) = match self.staged.check_write() {
-            Ok(()) => write_all(self.staged.file(), batch),
-            Err(error) => (0, Err(error)),
-        };
-        let mut left = written;
-        for (chunk, _) in batch {
-            let hashed = chunk.len().min(left);
-            self.digester
-                .update(chunk.get(..hashed).unwrap_or_default());
-            left -= hashed;
-        }
-        self.written += written as u64;
-        self.reservation.wrote(written as u64);
-        self.fill.ring.lock().wrote(self.written);
-        result.map_err(|error| {
-            self.staged.write_failed(error);
-            FillLabel::Disk
-        })
-    }
-}
-
-/// Appends all chunks; gives how many bytes the file took, also when it did not take all.
-fn write_all(
-    mut file: &std::fs::File,
-    batch: &[(Bytes, OwnedSemaphorePermit)],
-) -> (usize, std::io::Result<()>) {
-    let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|(chunk, _)| IoSlice::new(chunk)).collect();
-    let mut rest = slices.as_mut_slice();
-    let mut written = 0;
-    while !rest.is_empty() {
-        let many = rest.len().min(IOV_MAX);
-        match file.write_vectored(rest.get(..many).unwrap_or_default()) {
-            Ok(0) => return (written, Err(std::io::ErrorKind::WriteZero.into())),
-            Ok(n) => {
-                written += n;
-                IoSlice::advance_slices(&mut rest, n);
+        let (written, result) = {
+            let mut stage = self.stage.lock();
+            let (written, result) = stage.write(chunks);
+            if let Some(tail) = stage.tail() {
+                // Before anybody hears that there is something in it.
+                let _ = self.fill.tail.set(tail.clone());
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return (written, Err(error)),
-        }
+            (written, result)
+        };
+        self.reservation.wrote(written);
+        self.fill.ring.lock().wrote(staged + written);
+        result.map_err(|_| FillLabel::Disk)
     }
-    (written, Ok(()))
 }
 
 /// What the writer takes at once: large writes make large folios, and large reads later.
@@ -437,5 +467,3 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 const QUEUE_BYTES_MAX: usize = 2 << 20;
 /// Chunks that wait for the writer of one fill.
 const QUEUE_CHUNKS_MAX: usize = 256;
-/// Slices of one vectored write; the kernel's own limit (`UIO_MAXIOV`).
-const IOV_MAX: usize = 1024;

@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::capacity::{Ledger, Space};
-use super::disk::{Disk, Found, StagedFile};
+use super::disk::{Disk, Found};
 use super::fill::{Fill, Held};
 use super::lru::Lru;
 use super::metrics::Metrics;
 use super::order::{Order, Place};
 use super::purges::PurgeError;
+use super::staged::StagedFile;
 use super::uses::{PENDING_MAX, Saved, Uses};
 use crate::oci::Digest;
 
@@ -51,9 +52,10 @@ pub(super) struct BlobFile {
 /// Bytes set aside; dropped, they are given back.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    index: Arc<Index>,
-    bytes: u64,
-    written: u64,
+    pub(super) index: Arc<Index>,
+    pub(super) bytes: u64,
+    /// What of them the file system knows of.
+    pub(super) written: u64,
 }
 
 /// There is no room, and no eviction could make it.
@@ -336,6 +338,18 @@ impl Index {
         while !state.scanned && !self.changed.wait_until(&mut state, patience).timed_out() {}
     }
 
+    /// Whether all that counts is within the budget, after evicting what must go. May block.
+    pub(super) fn fits(&self) -> bool {
+        self.writing()
+            .is_none_or(|_writing| self.make_room(0, |_, _| (), |_, _| ()).is_ok())
+    }
+
+    /// Whether so many bytes more could be reserved if nothing were stored.
+    pub(super) fn could_fit(&self, bytes: u64) -> bool {
+        let state = self.state.lock();
+        state.ledger.reserved.saturating_add(bytes) <= state.ledger.limit()
+    }
+
     /// The steps in which room is made for a blob whose size nobody knows: a small part of a small budget.
     pub(super) fn growth(&self) -> u64 {
         (self.state.lock().ledger.limit() / GROWTH_SHARE).clamp(1, GROWTH_BYTES_MAX)
@@ -348,9 +362,7 @@ impl Index {
     /// When there is no room; then nothing was counted.
     pub(super) fn charge(&self, more: u64, less: u64) -> Result<(), NoRoom> {
         if more <= less {
-            let mut state = self.state.lock();
-            state.ledger.used = state.ledger.used.saturating_sub(less - more);
-            self.report(&state);
+            self.count(|ledger| ledger.used = ledger.used.saturating_sub(less - more));
             return Ok(());
         }
         let _writing = self.writing().ok_or(NoRoom)?;
@@ -361,9 +373,7 @@ impl Index {
 
     /// Counts bytes of metadata that are there already.
     pub(super) fn recount(&self, now: u64, before: u64) {
-        let mut state = self.state.lock();
-        state.ledger.used = (state.ledger.used + now).saturating_sub(before);
-        self.report(&state);
+        self.count(|ledger| ledger.used = (ledger.used + now).saturating_sub(before));
     }
 
     /// Makes a verified file official, and the digest present. May block. An error loses the copy and nothing else.
@@ -619,6 +629,13 @@ impl Index {
         self.changed.notify_all();
     }
 
+    /// Changes what is counted.
+    pub(super) fn count(&self, change: impl FnOnce(&mut Ledger)) {
+        let mut state = self.state.lock();
+        change(&mut state.ledger);
+        self.report(&state);
+    }
+
     fn report(&self, state: &MutexGuard<'_, State>) {
         let ledger = &state.ledger;
         self.metrics.ledger(
@@ -715,29 +732,6 @@ impl State {
 }
 
 impl Reservation {
-    /// Sets more bytes aside. May block.
-    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        let mut more = self.index.reserve(bytes)?;
-        self.bytes += std::mem::take(&mut more.bytes);
-        Ok(())
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn growth(&self) -> u64 {
-        self.index.growth()
-    }
-
-    /// Notes that the file system knows of `bytes` more of it.
-    pub(super) fn wrote(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes - self.written);
-        self.written += bytes;
-        let mut state = self.index.state.lock();
-        state.ledger.unwritten = state.ledger.unwritten.saturating_sub(bytes);
-    }
-
     /// Gives it back, under the lock under which the bytes become used.
     fn spend(mut self, ledger: &mut Ledger) {
         ledger.release(self.bytes, self.written);
@@ -755,9 +749,8 @@ impl Drop for Reservation {
         if self.bytes == 0 {
             return;
         }
-        let mut state = self.index.state.lock();
-        state.ledger.release(self.bytes, self.written);
-        self.index.report(&state);
+        self.index
+            .count(|ledger| ledger.release(self.bytes, self.written));
     }
 }
 
@@ -774,9 +767,7 @@ impl Drop for BlobFile {
             return;
         }
         if let Some(index) = self.index.upgrade() {
-            let mut state = index.state.lock();
-            state.ledger.used = state.ledger.used.saturating_sub(self.size);
-            index.report(&state);
+            index.count(|ledger| ledger.used = ledger.used.saturating_sub(self.size));
         }
     }
 }

@@ -5,7 +5,8 @@
 //!   VERSION                                        layout version, and the size chosen at the first start
 //!   LOCK                                           one writer
 //!   blobs/<algorithm>/ab/abcdef…                   published content, manifests included
-//!   staging/…                                      never served, removed at start
+//!   staging/…                                      never served; at start all is removed but fills that were interrupted
+//!   staging/….mark                                 what is known of the file of the same name: see `remainder`
 //!   upstreams/<namespace>/<repository>/_granted    digests this repository was proven to hold
 //!   upstreams/<namespace>/<repository>/_tags/<tag> the last stored digest of a tag
 //! ```
@@ -70,6 +71,17 @@ impl Layout {
     /// one; their process numbers may be the same, since in a container every one is 1.
     pub(super) fn staged(&self, token: u64, number: u64) -> PathBuf {
         self.staging().join(format!("{token:016x}-{number}"))
+    }
+
+    /// The mark of a staging file.
+    pub(super) fn mark(staged: &Path) -> PathBuf {
+        staged.with_extension(MARK)
+    }
+
+    /// The staging file whose mark this is; the inverse of [`Layout::mark`].
+    pub(super) fn marked_by(path: &Path) -> Option<PathBuf> {
+        let is_mark = path.extension().is_some_and(|it| it == MARK);
+        is_mark.then(|| path.with_extension(""))
     }
 
     pub(super) fn upstreams(&self) -> PathBuf {
@@ -138,6 +150,7 @@ impl Layout {
 
 const GRANTED: &str = "_granted";
 const TAGS: &str = "_tags";
+const MARK: &str = "mark";
 
 /// Reads any name of a file or directory without panicking; what it is found to be is found there. Whether it is anything.
 pub fn fuzz_layout(input: &[u8]) -> bool {
@@ -188,6 +201,17 @@ mod tests {
         for other in ["", "0", "AB", "+1", "0x", "abc", "zz"] {
             assert_eq!(Layout::folder_of(OsStr::new(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_staging_file_is_found_again_by_its_mark() {
+        let layout = Layout::new(PathBuf::from("/cache"));
+        let staged = layout.staged(7, 8);
+        assert_eq!(
+            Layout::marked_by(&Layout::mark(&staged)),
+            Some(staged.clone())
+        );
+        assert_eq!(Layout::marked_by(&staged), None);
     }
 
     #[test]

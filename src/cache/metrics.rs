@@ -14,6 +14,7 @@ pub struct Metrics {
     fills: IntGauge,
     fills_ended: IntCounterVec,
     followers: IntGauge,
+    resumes: Resumes,
     evictions: IntCounter,
     evicted_bytes: IntCounter,
     quarantined: IntCounter,
@@ -32,6 +33,13 @@ struct Room {
     whole: Arc<Mutex<()>>,
 }
 
+/// What is counted of fills that the end of a process interrupted.
+#[derive(Clone, Debug)]
+struct Resumes {
+    bytes: IntCounter,
+    remainders: IntCounterVec,
+}
+
 /// How a fill ended, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FillLabel {
@@ -42,6 +50,14 @@ pub(super) enum FillLabel {
     Disk,
     Failed,
     Abandoned,
+}
+
+/// What became of what an interrupted fill had left, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RemainderLabel {
+    Resumed,
+    Damaged,
+    Dropped,
 }
 
 impl Metrics {
@@ -69,6 +85,7 @@ impl Metrics {
                 &["end"],
             )?,
             followers: IntGauge::new("layerhold_followers", "Readers of fills in progress")?,
+            resumes: Resumes::register(registry)?,
             evictions: IntCounter::new("layerhold_evictions_total", "Blobs evicted for room")?,
             evicted_bytes: IntCounter::new(
                 "layerhold_evicted_bytes_total",
@@ -145,6 +162,19 @@ impl Metrics {
         self.followers.dec();
     }
 
+    /// A fill goes on from so many bytes of a former process.
+    pub(super) fn resumed(&self, bytes: u64) {
+        self.resumes.bytes.inc_by(bytes);
+        self.remainder_ended(RemainderLabel::Resumed);
+    }
+
+    pub(super) fn remainder_ended(&self, how: RemainderLabel) {
+        self.resumes
+            .remainders
+            .with_label_values(&[how.as_str()])
+            .inc();
+    }
+
     pub(super) fn evicted(&self, bytes: u64) {
         self.evictions.inc();
         self.evicted_bytes.inc_by(bytes);
@@ -207,6 +237,42 @@ impl FillLabel {
             Self::Disk => "disk",
             Self::Failed => "failed",
             Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+impl Resumes {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let resumes = Self {
+            bytes: IntCounter::new(
+                "layerhold_resumed_bytes_total",
+                "Bytes that a former process had staged and that were not fetched again",
+            )?,
+            remainders: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_remainders_total",
+                    "What fills of former processes had left, by what became of it",
+                ),
+                &["end"],
+            )?,
+        };
+        registry.register(Box::new(resumes.bytes.clone()))?;
+        registry.register(Box::new(resumes.remainders.clone()))?;
+        for label in RemainderLabel::ALL {
+            resumes.remainders.with_label_values(&[label.as_str()]);
+        }
+        Ok(resumes)
+    }
+}
+
+impl RemainderLabel {
+    const ALL: [Self; 3] = [Self::Resumed, Self::Damaged, Self::Dropped];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Resumed => "resumed",
+            Self::Damaged => "damaged",
+            Self::Dropped => "dropped",
         }
     }
 }

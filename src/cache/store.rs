@@ -24,8 +24,10 @@ use super::metrics::Metrics;
 use super::purges::{Moment, Purge, PurgeError, Purged, Purges};
 use super::reader::{Blob, Buffers, Content};
 use super::recheck::Rechecks;
+use super::remainder::Remainder;
 use super::repositories::{Grant, Granted, Repositories, TagRecord};
 use super::scrub::{Scrub, Seen};
+use super::staging::Staging;
 use super::tend::Tender;
 use super::verify::{Verifier, Verify, VerifyProgress, VerifyReport, identity};
 use crate::oci::{Digest, Tag};
@@ -35,6 +37,7 @@ use crate::oci::{Digest, Tag};
 pub struct Cache {
     disk: Arc<Disk>,
     index: Arc<Index>,
+    staging: Arc<Staging>,
     repositories: Arc<Repositories>,
     purges: Purges,
     /// Places for fills in progress.
@@ -80,7 +83,8 @@ impl Cache {
     /// When the directory cannot be used, is not ours, is of a newer version, or is another instance's.
     pub fn open(config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
         let disk = Disk::open(config.dir.clone(), config.faults.clone(), metrics.clone())?;
-        Self::holding(disk, config, metrics)
+        let left = Remainder::find(&disk);
+        Self::holding(disk, left, config, metrics)
     }
 
     /// Takes a store that nobody else holds, to check it, and reads what is in it. Nothing is written, evicted or set
@@ -104,7 +108,7 @@ impl Cache {
             repositories_max: usize::MAX,
             ..config.clone()
         };
-        let cache = Self::holding(disk, &unbounded, metrics)?;
+        let cache = Self::holding(disk, Vec::new(), &unbounded, metrics)?;
         if !repair {
             cache.index.close();
         }
@@ -112,7 +116,12 @@ impl Cache {
         Ok(cache)
     }
 
-    fn holding(disk: Arc<Disk>, config: &Config, metrics: Metrics) -> Result<Self, OpenError> {
+    fn holding(
+        disk: Arc<Disk>,
+        left: Vec<Remainder>,
+        config: &Config,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
         let not_usable = |source| OpenError::NotUsable {
             dir: config.dir.clone(),
             source,
@@ -127,6 +136,7 @@ impl Cache {
             Ledger::new(limit, config),
             metrics.clone(),
         );
+        let staging = Staging::new(&disk, &index, &metrics, left);
         let purges = Purges::default();
         let repositories = Repositories::new(
             config.repositories_max,
@@ -143,6 +153,7 @@ impl Cache {
             buffers: Buffers::new(disk.faults().clone(), metrics.clone()),
             disk,
             index,
+            staging: Arc::new(staging),
             repositories: Arc::new(repositories),
             purges,
             places: Arc::new(Semaphore::new(config.fills_max)),
@@ -160,6 +171,7 @@ impl Cache {
         });
         self.repositories.scan();
         self.index.scan_ended();
+        self.staging.settle();
         info!(blobs, bytes, "cache scanned");
     }
 
@@ -227,6 +239,7 @@ impl Cache {
         let verifier = Verifier {
             disk: Arc::clone(&self.disk),
             index: Arc::clone(&self.index),
+            staging: Arc::clone(&self.staging),
             repositories: Arc::clone(&self.repositories),
             scrub: self.scrub.clone(),
         };
@@ -247,9 +260,11 @@ impl Cache {
         log_panic(identity.await).flatten()
     }
 
-    /// Writes down the last uses that the disk does not know of. Blocks.
-    pub fn save_uses(&self) {
+    /// Writes down the last uses that the disk does not know of, and removes what fills of former processes have left and
+    /// nobody has come back for. Blocks.
+    pub fn keep_house(&self) {
         self.index.save_uses();
+        self.staging.remove_stale();
     }
 
     /// Tells a successor that the directory will be released in a moment. Writes a few bytes.
@@ -258,12 +273,13 @@ impl Cache {
         self.disk.announce_draining();
     }
 
-    /// Hands the directory to a successor: from here on this process only reads. Waits for what is being published.
-    /// Blocks.
+    /// Hands the directory to a successor, with what is staged: from here on this process only reads it. Waits for what is
+    /// being published. Blocks.
     pub fn release(&self) {
         self.announce_release();
         self.index.save_order();
         self.index.close();
+        self.staging.hand_over();
         self.disk.release();
     }
 
@@ -283,8 +299,7 @@ impl Cache {
                 }
                 index::Joined::First(fill) => {
                     let follower = Follower::new(Arc::clone(&fill), self.metrics.clone());
-                    let metrics = self.metrics.clone();
-                    let filler = Filler::new(fill, &self.index, &self.disk, &self.places, metrics);
+                    let filler = Filler::new(fill, &self.staging, &self.places);
                     return Joined::First(Box::new(filler), follower);
                 }
                 index::Joined::Present => {
@@ -415,7 +430,7 @@ impl Cache {
             self.look_ahead_of_scan(digest).await;
         }
         let (index, repositories) = (Arc::clone(&self.index), Arc::clone(&self.repositories));
-        let purge = purge.clone();
+        let (purge, staging) = (purge.clone(), Arc::clone(&self.staging));
         let purging = spawn_blocking(move || match purge {
             Purge::Tag(repository, tag) => {
                 let purged = repositories.purge_tag(&repository, &tag)?;
@@ -424,6 +439,7 @@ impl Cache {
             Purge::Repository(repository) => repositories.purge_repository(&repository),
             Purge::Digest(digest) => {
                 let size = index.purge(&digest)?;
+                staging.forget(&digest);
                 let purged = Purged {
                     blobs: u64::from(size.is_some()),
                     bytes: size.unwrap_or(0),

@@ -21,6 +21,7 @@ use super::index::Index;
 use super::layout::Repository;
 use super::repositories::Repositories;
 use super::scrub::{Scrub, Seen};
+use super::staging::Staging;
 
 /// How the store is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub struct VerifyReport {
     pub tags: u64,
     /// Bytes that count against the budget: content, records, and what was removed and is still being read.
     pub accounted_bytes: u64,
-    /// Bytes of content and records in the directory. It differs from what counts while content comes and goes.
+    /// Bytes of content, of interrupted fills and of records in the directory. It differs from what counts while content comes and goes.
     pub stored_bytes: u64,
     /// How much is wrong.
     pub wrong: u64,
@@ -144,6 +145,7 @@ pub fn identity(dir: &Path) -> Option<String> {
 pub(super) struct Verifier {
     pub(super) disk: Arc<Disk>,
     pub(super) index: Arc<Index>,
+    pub(super) staging: Arc<Staging>,
     pub(super) repositories: Arc<Repositories>,
     pub(super) scrub: Scrub,
 }
@@ -237,7 +239,7 @@ impl Verifier {
         }
         report.finished = self.check_records(asked.repair, stop, &mut report);
         report.accounted_bytes = self.index.used();
-        report.stored_bytes += self.disk.content_bytes();
+        report.stored_bytes += self.disk.content_bytes() + self.staging.left_bytes();
         report
     }
 

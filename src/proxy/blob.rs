@@ -231,12 +231,12 @@ impl Blobs {
         let sources = self.fills.begin(&digest, source, self.windows.of_fill());
         self.tracker.spawn(async move {
             let asked = refusals.now();
-            let (error, blamed) = match fill(&cache, filler, sources.list(), &repository).await {
+            let (error, excused) = match fill(&cache, filler, &sources.list(), &repository).await {
                 Ok(()) => return,
-                Err(Unfilled { error, blamed }) => (error, blamed),
+                Err(Unfilled { error, excused }) => (error, excused),
             };
-            // Where a mirror sent wrong bytes, the next who asks gets the registry's own.
-            if !blamed {
+            // The next who asks gets the registry's own bytes, from the first on.
+            if !excused {
                 let key = (repository.clone(), digest, Subject::Blob);
                 refusals.remember(&key, &error, asked);
             }
@@ -423,15 +423,16 @@ impl Drop for Listed {
 /// Why a blob did not come.
 struct Unfilled {
     error: Error,
-    /// Whether that was a mirror's fault, which is not asked again soon.
-    blamed: bool,
+    /// Whether that is not held against the registry: it was the fault of a mirror, which is not asked again soon, or perhaps
+    /// of what a former process had left, which is gone.
+    excused: bool,
 }
 
 /// Brings one blob into the cache: upstream's bytes, verified, granted, published.
 async fn fill(
     cache: &Cache,
     mut filler: Filler,
-    sources: Sources,
+    sources: &Sources,
     repository: &Repository,
 ) -> Result<(), Unfilled> {
     let digest = *filler.digest();
@@ -444,19 +445,18 @@ async fn fill(
         };
         Unfilled {
             error,
-            blamed: false,
+            excused: false,
         }
     };
     filler.place().await;
     let asked = cache.purges().now();
-    let mut transfer = match Transfer::open(sources, digest, 0, None).await {
-        Ok(transfer) => transfer,
+    let begun = begin(&mut filler, sources).await;
+    let mut transfer = match begun {
+        Ok(Some(transfer)) => transfer,
+        // Not kept: every reader knows and goes on by itself.
+        Ok(None) => return Ok(()),
         Err(error) => return Err(failed(filler, error)),
     };
-    if filler.begin(transfer.size()).await.is_err() {
-        // Not kept: every reader knows and goes on by itself.
-        return Ok(());
-    }
     loop {
         match transfer.next().await {
             Ok(Some(bytes)) => {
@@ -468,6 +468,7 @@ async fn fill(
             Err(error) => return Err(failed(filler, error)),
         }
     }
+    let is_resumed = filler.is_resumed();
     match filler.verify().await {
         Ok(verified) => {
             // Before anybody can find it present, so that nobody of this repository has to prove what just came.
@@ -478,7 +479,7 @@ async fn fill(
         }
         Err(FillError::NotKept(_)) => Ok(()),
         Err(error) => Err(Unfilled {
-            blamed: transfer.blame_mirrors(),
+            excused: is_resumed || transfer.blame_mirrors(),
             error: fill_error(error, &digest, Subject::Blob),
         }),
     }
@@ -492,6 +493,39 @@ fn unreadable(digest: &Digest, size: u64, mut detour: Detour) -> Result<Content,
     let stream = BlobStream::new(cache::Content::Unreadable(size), detour);
     let body = Body::Stream(Box::new(stream));
     Ok(content(*digest, Some(size), Outcome::Bypass, body))
+}
+
+/// Asks for a blob, or for the rest of what a former process has left of it: that a source has this is the proof that the
+/// repository has the blob, before which nobody hears of what is here. What is left is never the reason for a failure: where
+/// it cannot be gone on with, it is as if there were nothing.
+async fn begin(
+    filler: &mut Filler,
+    sources: &Sources,
+) -> Result<Option<Transfer>, upstream::Error> {
+    let digest = *filler.digest();
+    if let Some(left) = filler.left() {
+        match Transfer::open(sources.clone(), digest, left, None).await {
+            Ok(mut transfer) => {
+                let Ok(there) = filler.resume(transfer.size()).await else {
+                    return Ok(None);
+                };
+                if there != left {
+                    transfer.rewind();
+                }
+                return Ok(Some(transfer));
+            }
+            // The question was wrong, perhaps.
+            Err(error @ (upstream::Error::Status { .. } | upstream::Error::Invalid { .. }))
+                if !error.is_transient() =>
+            {
+                debug!(%digest, %error, "the rest cannot be had");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let transfer = Transfer::open(sources.clone(), digest, 0, None).await?;
+    let begun = filler.begin(transfer.size()).await;
+    Ok(begun.is_ok().then_some(transfer))
 }
 
 /// Rounds of joining and proving; each ends in an answer unless the store changes meanwhile.

@@ -44,8 +44,11 @@ pub(super) struct Bypass {
     ready: VecDeque<Bytes>,
     held: Option<Bytes>,
     ended: bool,
-    /// Whether wrong bytes were a mirror's fault, which is not asked again soon.
-    blamed: bool,
+    /// Whether some of what the digest is over is of a former process of ours.
+    is_resumed: bool,
+    /// Whether wrong bytes are not held against the registry: they were a mirror's fault, which is not asked again soon, or
+    /// nobody knows whose.
+    excused: bool,
 }
 
 impl Detour {
@@ -84,8 +87,8 @@ impl Detour {
         self.place.is_some()
     }
 
-    /// What came this way was wrong: the source is refused for a while, unless it was a mirror of it.
-    pub(super) fn found_wrong(&self, is_mirrors_fault: bool) {
+    /// What came this way was wrong: the source is refused for a while, unless it is excused.
+    pub(super) fn found_wrong(&self, is_excused: bool) {
         let expected = self.digest;
         warn!(
             namespace = %self.repository.namespace,
@@ -93,7 +96,7 @@ impl Detour {
             digest = %expected,
             "wrong bytes on the way around the cache"
         );
-        if is_mirrors_fault {
+        if is_excused {
             return;
         }
         let error = Error::Mismatch { expected };
@@ -133,7 +136,8 @@ impl Detour {
             ready: VecDeque::new(),
             held: None,
             ended: false,
-            blamed: false,
+            is_resumed: handover.is_resumed,
+            excused: false,
         })
     }
 }
@@ -182,9 +186,9 @@ impl Bypass {
         }
     }
 
-    /// Whether wrong bytes were no word of the registry itself.
-    pub(super) fn is_mirrors_fault(&self) -> bool {
-        self.blamed
+    /// Whether wrong bytes are not held against the registry.
+    pub(super) fn is_excused(&self) -> bool {
+        self.excused
     }
 
     fn receive(&mut self, mut bytes: Bytes) {
@@ -210,7 +214,7 @@ impl Bypass {
         if let Some(digester) = self.digester.take()
             && digester.finish() != self.digest
         {
-            self.blamed = self.transfer.blame_mirrors();
+            self.excused = self.is_resumed || self.transfer.blame_mirrors();
             return Err(StreamError::Mismatch {
                 expected: self.digest,
             });

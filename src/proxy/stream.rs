@@ -172,8 +172,8 @@ impl BlobStream {
                 From::Bypass(bypass) => {
                     let bytes = bypass.read_at(self.position, left).await;
                     if matches!(bytes, Err(StreamError::Mismatch { .. })) {
-                        let blamed = bypass.is_mirrors_fault();
-                        self.detour.found_wrong(blamed);
+                        let excused = bypass.is_excused();
+                        self.detour.found_wrong(excused);
                     }
                     break bytes?;
                 }
@@ -235,6 +235,7 @@ impl BlobStream {
         Handover {
             staged: 0,
             digester: Box::new(Digester::new(self.detour.digest().algorithm())),
+            is_resumed: false,
         }
     }
 

@@ -228,9 +228,11 @@ impl Mirror {
 
     fn failed(&self, turn: &Turn, error: &Error) {
         debug!(upstream = self.site.name(), error = %Chain(error), "going on from a mirror");
-        // Who has no parts, or encodes them, may yet be asked for the whole.
+        // Who has no parts, or encodes them, may yet be asked for the whole; and who has nothing behind some offset may be
+        // right, since we ask for the rest of what others gave.
         let is_ours = matches!(error, Error::Busy { .. })
-            || matches!(error.fault(), Some(Fault::Range | Fault::Encoding));
+            || matches!(error.fault(), Some(Fault::Range | Fault::Encoding))
+            || error.is_beyond_the_end();
         if error.fault() == Some(Fault::Digest) {
             self.lied();
         } else if error.class() == Class::Unavailable && !is_ours {

@@ -209,6 +209,12 @@ impl Error {
         }
     }
 
+    /// Whether nothing is there from the offset on that was asked for.
+    pub fn is_beyond_the_end(&self) -> bool {
+        let unsatisfiable = StatusCode::RANGE_NOT_SATISFIABLE;
+        matches!(self, Self::Status { status, .. } if *status == unsatisfiable)
+    }
+
     /// What is wrong with the answer, when that is the error.
     pub fn fault(&self) -> Option<Fault> {
         match self {

@@ -140,6 +140,12 @@ impl Transfer {
         }
     }
 
+    /// Begins again with the first byte. A size that was said must be said again.
+    pub fn rewind(&mut self) {
+        (self.body, self.skip) = (None, 0);
+        self.position = 0;
+    }
+
     /// The size of the whole blob, when a source has said it.
     pub fn size(&self) -> Option<u64> {
         self.size

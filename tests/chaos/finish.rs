@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -87,7 +87,10 @@ async fn settled(run: &Run, instance: &Instance, exactly: bool) {
             value("layerhold_connections", &[]),
             value("layerhold_cache_bytes", &[("state", "reserved")]),
         ];
-        let staged = staging(&run.fleet.dir());
+        let mut staged = staging(&run.fleet.dir());
+        if !exactly {
+            without_remainders(&mut staged);
+        }
         // What was damaged is aside until the next start.
         let aside = value("layerhold_quarantined_total", &[]);
         let nothing_else = number(staged.len() as u64) <= aside;
@@ -128,6 +131,13 @@ async fn outcomes(run: &Run, instance: &Instance, exactly: bool) {
     ensure(run, all == counted && ended == counted, || {
         format!("{counted} requests, {all} outcomes and {ended} ends were counted")
     });
+}
+
+/// Takes out what interrupted fills have left for whoever asks for them next.
+fn without_remainders(staged: &mut Vec<PathBuf>) {
+    let is_mark = |it: &PathBuf| it.extension().is_some_and(|it| it == "mark");
+    let marks: Vec<PathBuf> = staged.extract_if(.., |it| is_mark(it)).collect();
+    staged.retain(|it| !marks.contains(&it.with_extension("mark")));
 }
 
 /// What the process still has open, and how much memory it needed.
@@ -204,7 +214,7 @@ fn disk(run: &Run, dir: &Path) {
     ensure(run, files > 0, || "nothing is published".to_owned());
 }
 
-fn entries(dir: &Path) -> Vec<std::path::PathBuf> {
+fn entries(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap();
     entries.map(|it| it.unwrap().path()).collect()
 }

@@ -30,6 +30,7 @@ mod grants;
 mod evict;
 mod storm;
 mod restart;
+mod resume;
 mod purge;
 mod verify;
 mod drain;
