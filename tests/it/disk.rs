@@ -441,6 +441,11 @@ async fn pitfall_21_small_content_that_was_changed_is_found_when_it_is_opened() 
     proxy.shut_down();
     let builder = proxy.stopped().await;
     let proxy = builder.set("cache.scrub_rate", "0B").start().await;
+    // The scan would pass over a file that is just being written anew.
+    let all = blobs.len() as f64;
+    proxy
+        .wait_for_metric("layerhold_cache_blobs", &[], |it| it == all)
+        .await;
     for blob in &blobs {
         let mut bytes = blob.bytes().to_vec();
         bytes[blob.len() / 2] ^= 1;

@@ -48,6 +48,7 @@ async fn a_tag_that_moved_before_the_restart_is_where_it_was_last_stored() {
     let moved = Image::random(&[KIB]);
     upstream.serve_image(APP, "v1", &moved);
     proxy.pull_manifest(APP, "v1").await;
+    proxy.wait_for_fills("published", 2.0).await;
     upstream.stop().await;
     let proxy = proxy.restart().await;
     let stale = proxy.pull_manifest(APP, "v1").await;
@@ -60,6 +61,7 @@ async fn after_a_restart_a_tag_is_checked_and_not_fetched() {
     let image = Image::random(&[KIB]);
     upstream.serve_image(APP, "v1", &image);
     proxy.pull_manifest(APP, "v1").await;
+    proxy.wait_for_fills("published", 1.0).await;
     let proxy = proxy.restart().await;
     let again = proxy.pull_manifest(APP, "v1").await;
     assert_eq!(again.bytes, image.manifest.bytes());
