@@ -191,18 +191,15 @@ impl FillWindows {
         Ok(WindowLabel::Complete)
     }
 
-    /// A window that failed is the last one of its fill, unless nothing was asked.
-    fn failed(&self, taken: &Taken, error: &upstream::Error) {
+    /// A window that failed is the last one of its fill, unless nothing was asked: then there was none.
+    fn failed(&self, taken: &Taken, error: &upstream::Error) -> Option<WindowLabel> {
         let mut state = self.state.lock();
-        let was_asked = !matches!(
-            error,
-            upstream::Error::Busy { .. } | upstream::Error::Resting { .. }
-        );
-        if !was_asked {
+        if error.is_unasked() {
             state.spent -= taken.cost;
-        } else {
-            state.closed = true;
+            return None;
         }
+        state.closed = true;
+        Some(WindowLabel::Failed)
     }
 }
 
@@ -231,6 +228,10 @@ impl Ahead {
                         None => self.open = None,
                     }
                 }
+                // Another one would hardly fare better at once.
+                if let Ok(read) = timeout(LATE, content.read_at(position, max)).await {
+                    return read;
+                }
             }
             let front = match &*content {
                 Content::Follower(follower, _) => follower.front(),
@@ -258,18 +259,19 @@ impl Ahead {
             // Nobody misses what is cancelled when the reader has left.
             let label = tokio::select! {
                 biased;
-                () = sender.closed() => WindowLabel::Left,
+                () = sender.closed() => Some(WindowLabel::Left),
                 received = receiving => match received {
-                    Ok(Ok(label)) => label,
+                    Ok(Ok(label)) => Some(label),
                     Ok(Err(error)) => {
                         debug!(%digest, start, end, error = %Chain(&error), "window failed");
-                        windows.failed(&taken, &error);
-                        WindowLabel::Failed
+                        windows.failed(&taken, &error)
                     }
-                    Err(_) => WindowLabel::Failed,
+                    Err(_) => Some(WindowLabel::Failed),
                 },
             };
-            windows.all.metrics.window_ended(label);
+            if let Some(label) = label {
+                windows.all.metrics.window_ended(label);
+            }
             // Whoever reads sees the end when the place is free again.
             drop((taken, sender));
         });

@@ -256,6 +256,11 @@ impl Error {
         matches!(self, Self::Status { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS)
     }
 
+    /// Whether nobody was asked anything: there was no place for that, or the host is left alone.
+    pub fn is_unasked(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Resting { .. })
+    }
+
     /// What happened when somebody was last asked.
     pub fn cause(&self) -> &Self {
         if let Self::Resting { source, .. } = self {

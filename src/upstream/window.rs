@@ -25,29 +25,28 @@ impl Window {
     ///
     /// # Errors
     ///
-    /// The last one; [`Error::Busy`] when all places at the registry itself are taken.
+    /// The last one of those who were asked; when nobody was, such as since all places are taken, one that says so
+    /// ([`Error::is_unasked`]).
     pub async fn open(
         source: &Source,
         digest: &Digest,
         part: Range<u64>,
         size: u64,
     ) -> Result<Self, Error> {
-        let mut spots = spots(source)?.into_iter();
-        loop {
-            let Some(spot) = spots.next() else {
-                // There is always the registry itself, which comes last.
-                let host = source.upstream.host().to_owned();
-                return Err(Error::Busy { host });
-            };
+        let host = source.upstream.host().to_owned();
+        let mut failed = Error::Busy { host };
+        for spot in spots(source)? {
             match ask(&spot, digest, &part, size).await {
                 Ok(body) => {
                     let left = part.end - part.start;
                     return Ok(Self { body, spot, left });
                 }
-                Err(error) if spots.len() == 0 => return Err(error),
+                // Where somebody was asked, that has its price.
+                Err(error) if failed.is_unasked() || !error.is_unasked() => failed = error,
                 Err(_) => {}
             }
         }
+        Err(failed)
     }
 
     /// The next bytes; `None` is the end of the part. Cancel-safe.

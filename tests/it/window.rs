@@ -1,11 +1,14 @@
 //! Parts of a blob that its fill would bring too late are asked for beside it.
 
 use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::harness::registry::Gate;
 use crate::harness::script::{Target, Turns};
 use crate::harness::{
-    APP, Answer, At, Blob, FakeRegistry, Fault, KIB, MIB, Request, TestProxy, get, pair,
+    APP, Answer, At, Blob, FakeRegistry, Fault, KIB, MIB, Request, TestProxy, any, get, pair, poll,
 };
 
 /// A blob of 32 MiB, of which the fill has brought one and is held.
@@ -353,5 +356,78 @@ async fn a_window_is_asked_of_mirrors_first_and_of_the_registry_where_they_have_
     scene.pull_part(next.clone()).await;
     assert_eq!(asked(&upstream, &scene.target), [text(&next)]);
     assert_eq!(scene.windows("complete").await, 2.0);
+    scene.end().await;
+}
+
+/// Waits until a registry that does not answer is left alone; asked for this and that meanwhile.
+async fn wait_for_rest(proxy: &TestProxy, repository: &str) {
+    poll("the registry to be left alone", async || {
+        let anything = proxy.blob(repository, Blob::random(8).digest());
+        assert!(anything.whole().await.head.status >= 500);
+        let resting = proxy.metric("layerhold_upstream_resting", &[]).await;
+        (resting > 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_window_that_cannot_be_asked_for_is_not_tried_all_the_time() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("timeouts.first_byte", "300ms")
+        .set("freshness.retry_after", "1m")
+        .start()
+        .await;
+    let scene = Scene::of(upstream, proxy).await;
+    scene.upstream.always(any("other/app"), Fault::Silence);
+    wait_for_rest(&scene.proxy, "other/app").await;
+    let unasked = async || {
+        let name = "layerhold_upstream_unasked_total";
+        scene.proxy.metric(name, &[]).await
+    };
+    let (before, began) = (unasked().await, Instant::now());
+    let answer = scene.part(&FAR).send().await;
+    let tried = poll("a second try", async || {
+        let tried = unasked().await - before;
+        (tried >= 2.0).then_some(tried)
+    })
+    .await;
+    // Each waits for a tenth of a second.
+    let most = began.elapsed().div_duration_f64(Duration::from_millis(100)) + 1.0;
+    assert!(tried <= most, "{tried} tries");
+    scene.fill.open();
+    answer.whole().await.is(206, &scene.blob.bytes()[FAR]);
+    // What was not asked for was no window.
+    assert_eq!(scene.windows("failed").await, 0.0);
+    assert!(scene.asked().is_empty());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_window_that_a_mirror_was_asked_for_in_vain_is_the_last_one() {
+    let upstream = FakeRegistry::start().await;
+    let mirror = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .mirror(&mirror, "")
+        .set("freshness.retry_after", "1m")
+        .start()
+        .await;
+    let scene = Scene::of(mirror, proxy).await;
+    upstream.stop().await;
+    wait_for_rest(&scene.proxy, APP).await;
+    // The registry itself is not asked, but that does not make this one free of cost.
+    scene.upstream.always(scene.target.clone(), Fault::NoRange);
+    let answer = scene.part(&FAR).send().await;
+    let failed = [("end", "failed")];
+    scene
+        .proxy
+        .wait_for_metric("layerhold_windows_total", &failed, |it| it == 1.0)
+        .await;
+    let other = 25 * MIB..25 * MIB + KIB;
+    let waits = scene.part(&other).send().await;
+    scene.fill.open();
+    answer.whole().await.is(206, &scene.blob.bytes()[FAR]);
+    waits.whole().await.is(206, &scene.blob.bytes()[other]);
+    assert_eq!(scene.asked(), [text(&FAR)]);
     scene.end().await;
 }
