@@ -401,8 +401,8 @@ impl Proxy {
     }
 }
 
-/// Between two questions to a registry that asks for a pause and not for how long one; and how much later than that some ask.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// The shortest pause between two questions for one pull, however short a one is asked for; and how much later some ask.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_LATE_MAX_MILLIS: u64 = 200;
 
 /// A client for each upstream, by all of its names.

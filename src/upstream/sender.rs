@@ -502,8 +502,10 @@ const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 /// The pause before the one retry of a request whose connection broke; half of it is left to chance.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// The rest that a registry gets which says 429 and not for how long, and the longest that it gets.
+/// The rest that a registry gets which says 429 and not for how long, and the shortest and the longest that it gets: those
+/// who wait for the end of one that is no pause would ask again all the time.
 const REST_DEFAULT: Duration = Duration::from_secs(5);
+const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(300);
 /// Registries redirect once or twice.
 const REDIRECTS_MAX: usize = 5;
@@ -596,7 +598,7 @@ fn with_query(uri: &Uri, pairs: &str) -> Option<Uri> {
 fn note_rest(until: &Mutex<Option<Instant>>, response: &Response<Incoming>) {
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
         let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
-        *until.lock() = Some(Instant::now() + told.min(REST_MAX));
+        *until.lock() = Some(Instant::now() + told.clamp(REST_MIN, REST_MAX));
     }
 }
 

@@ -206,6 +206,29 @@ async fn pitfall_41_a_pause_that_ends_soon_is_waited_for_and_not_cut_short() {
 }
 
 #[tokio::test]
+async fn pitfall_41_a_pause_of_no_time_is_one_all_the_same() {
+    for is_redirected in [false, true] {
+        let (upstream, host) = (FakeRegistry::start().await, BlobHost::start().await);
+        let proxy = TestProxy::in_front_of(&upstream)
+            .set("timeouts.answer", "6s")
+            .start()
+            .await;
+        let digest = Blob::random(1).digest().to_owned();
+        upstream.redirect(any("/blobs/"), 307, host.link(&digest));
+        host.always(any(""), Fault::RateLimit(0));
+        if !is_redirected {
+            upstream.always(any(""), Fault::RateLimit(0));
+        }
+        let began = Instant::now();
+        let whole = proxy.blob(APP, &digest).whole().await;
+        assert_eq!(whole.head.status, 503, "{}", whole.text());
+        let (asked, seconds) = (upstream.log().len(), began.elapsed().as_secs());
+        assert!(asked > 1, "a short pause is waited for");
+        assert!(asked as u64 <= 1 + seconds, "{asked} in {seconds} s");
+    }
+}
+
+#[tokio::test]
 async fn pitfall_41_neither_a_408_nor_a_429_is_passed_on() {
     for (fault, status) in [
         (Fault::Status(408), 502),
