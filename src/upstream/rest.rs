@@ -343,10 +343,10 @@ impl Row {
 }
 
 impl Trouble {
-    /// Silence about what is at this path.
-    pub(super) fn silent(path: &str) -> Self {
+    /// Silence about this thing.
+    pub(super) fn silent(about: &str) -> Self {
         let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
+        about.hash(&mut hasher);
         Self::Silent(hasher.finish())
     }
 }

@@ -339,19 +339,26 @@ impl Sender {
         check_rest(&self.token_rest_until, &host_of(uri))?;
         let request = token_request(uri, service, entry);
         let request = request.ok_or_else(|| self.invalid(Fault::Token))?;
-        let exchanged = self.exchange(realm, request).await;
+        let exchanged = self.exchange(realm, request, entry.name).await;
         self.metrics.exchanged(&self.name, exchanged.is_ok());
         turn.end(exchanged)
     }
 
-    async fn exchange(&self, realm: Realm, request: Request<Full<Bytes>>) -> Result<Token, Error> {
+    async fn exchange(
+        &self,
+        realm: Realm,
+        request: Request<Full<Bytes>>,
+        name: &RepositoryName,
+    ) -> Result<Token, Error> {
         let host = host_of(request.uri());
         let transport = match realm {
             Realm::Own => &self.transports.own,
             Realm::Listed => &self.transports.listed,
             Realm::Named => &self.transports.named,
         };
-        let response = self.send(transport, request, "token").await?;
+        // All tokens are asked for at one path, and each is another thing.
+        let about = name.as_str();
+        let response = self.send_about(transport, request, "token", about).await?;
         note_rest(&self.token_rest_until, &response);
         match response.status() {
             StatusCode::OK => {}
@@ -385,13 +392,26 @@ impl Sender {
         request: Request<Full<Bytes>>,
         label: &str,
     ) -> Result<Response<Incoming>, Error> {
+        // What is signed in its query is the same thing each time.
+        let path = request.uri().path().to_owned();
+        self.send_about(transport, request, label, &path).await
+    }
+
+    /// Sends a question about this thing.
+    async fn send_about(
+        &self,
+        transport: &Transport,
+        request: Request<Full<Bytes>>,
+        label: &str,
+        about: &str,
+    ) -> Result<Response<Incoming>, Error> {
         let host = host_of(request.uri());
         let asked = self.hosts.of(&host);
         let turn = match &asked {
             Some(host) => Some(host.turn().await?),
             None => None,
         };
-        let silence = Trouble::silent(request.uri().path());
+        let silence = Trouble::silent(about);
         let began = Instant::now();
         let patience = self.patience();
         let response = match timeout(patience, transport.request(request)).await {

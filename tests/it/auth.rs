@@ -325,6 +325,32 @@ async fn pitfall_15_a_stale_tag_is_served_while_the_token_server_is_down() {
 }
 
 #[tokio::test]
+async fn pitfall_16_a_token_server_that_is_silent_is_left_alone() {
+    let (_upstream, tokens, proxy, _) = brief_scene().await;
+    tokens.always(any(""), Fault::Silence);
+    let pull = async |repository: &str| {
+        let whole = proxy
+            .blob(repository, Blob::random(8).digest())
+            .whole()
+            .await;
+        assert_eq!(whole.head.status, 504, "{}", whole.text());
+    };
+    let resting = async || proxy.metric("layerhold_upstream_resting", &[]).await;
+    // That may be one repository.
+    for _ in 0..4 {
+        pull(APP).await;
+    }
+    assert_eq!(resting().await, 0.0);
+    pull("team/other").await;
+    assert_eq!(resting().await, 1.0);
+    let asked = tokens.seen(&TokenServer::exchange()).len();
+    for repository in [APP, "team/other", "team/third"] {
+        pull(repository).await;
+    }
+    assert_eq!(tokens.seen(&TokenServer::exchange()).len(), asked);
+}
+
+#[tokio::test]
 async fn a_token_server_that_is_silent_holds_up_many_no_longer_than_one() {
     let (upstream, tokens, proxy, _) = brief_scene().await;
     tokens.always(any(""), Fault::Silence);
