@@ -83,6 +83,11 @@ impl Ledger {
         })
     }
 
+    /// Whether `bytes` more could be reserved if everything else were evicted.
+    pub(super) fn could_hold(&self, bytes: u64) -> bool {
+        self.reserved.saturating_add(bytes) <= self.high
+    }
+
     /// How far `bytes` more would go below the free-space floor.
     pub(super) fn short_of_space(&self, bytes: u64, space: Space) -> u64 {
         let needed = self

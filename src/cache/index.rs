@@ -549,9 +549,10 @@ impl Index {
         let space = Space { free, total };
         let mut state = self.state.lock();
         if !state.scanned {
-            // What is used is not known yet: only what is free for certain is given out, and nothing is evicted.
+            // What is used is not known yet: only what is free for certain is given out, no more in all than eviction can
+            // make room for later, and nothing is evicted.
             let short_of_space = state.ledger.short_of_space(bytes, space) > 0;
-            if short_of_space || bytes > state.ledger.limit() {
+            if short_of_space || !state.ledger.could_hold(bytes) {
                 return Err(self.no_room(short_of_space, bytes));
             }
             admit(&mut state.ledger, bytes);

@@ -446,21 +446,25 @@ impl Model {
         self.evicted += vanished;
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the figures are small counts"
-    )]
     fn figure(&self, name: &str, state: Option<&str>) -> u64 {
-        let families = self.registry.gather();
-        let family = families.iter().find(|it| it.name() == name).unwrap();
-        let metrics = family.get_metric().iter();
-        let mut metrics = metrics.filter(|it| {
-            state.is_none_or(|state| it.get_label().iter().any(|label| label.value() == state))
-        });
-        let metric = metrics.next().unwrap();
-        (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
+        figure(&self.registry, name, state)
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the figures are small counts"
+)]
+fn figure(registry: &Registry, name: &str, state: Option<&str>) -> u64 {
+    let families = registry.gather();
+    let family = families.iter().find(|it| it.name() == name).unwrap();
+    let metrics = family.get_metric().iter();
+    let mut metrics = metrics.filter(|it| {
+        state.is_none_or(|state| it.get_label().iter().any(|label| label.value() == state))
+    });
+    let metric = metrics.next().unwrap();
+    (metric.get_gauge().get_value() + metric.get_counter().get_value()) as u64
 }
 
 const BLOBS: usize = 24;
@@ -469,6 +473,18 @@ const LIMIT: u64 = 16_000;
 const REPOSITORIES: usize = 3;
 
 async fn open(dir: &Path) -> (Cache, Registry) {
+    let (cache, registry) = unscanned(dir).await;
+    scan(&cache).await;
+    (cache, registry)
+}
+
+async fn scan(cache: &Cache) {
+    let cache = cache.clone();
+    let scanning = tokio::task::spawn_blocking(move || cache.scan());
+    scanning.await.unwrap();
+}
+
+async fn unscanned(dir: &Path) -> (Cache, Registry) {
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).unwrap();
     let config = Config {
@@ -482,11 +498,7 @@ async fn open(dir: &Path) -> (Cache, Registry) {
         fills_max: BLOBS,
         faults: Faults::default(),
     };
-    let opening = move || {
-        let cache = Cache::open(&config, metrics).unwrap();
-        cache.scan();
-        cache
-    };
+    let opening = move || Cache::open(&config, metrics).unwrap();
     (
         tokio::task::spawn_blocking(opening).await.unwrap(),
         registry,
@@ -594,4 +606,37 @@ async fn checking_is_no_use() {
     for digest in kept {
         assert!(model.cache.size_of(digest).await.is_some());
     }
+}
+
+#[tokio::test]
+async fn invariant_07_what_is_given_out_while_the_scan_goes_on_fits_when_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, _) = open(dir.path()).await;
+    for n in 0..5 {
+        let bytes = Bytes::from(vec![n; 3000]);
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let Joined::First(filler, _) = cache.join(&digest, &repository(0)).await else {
+            panic!("nobody else brings it");
+        };
+        cache.put(*filler, bytes).await.unwrap();
+    }
+    cache.release();
+    drop(cache);
+
+    let (cache, registry) = unscanned(dir.path()).await;
+    let mut fillers = Vec::new();
+    for (n, is_kept) in [(1, true), (2, false)] {
+        let digest = Digest::of(Algorithm::Sha256, &[n]);
+        let Joined::First(mut filler, follower) = cache.join(&digest, &repository(0)).await else {
+            panic!("nobody else brings it");
+        };
+        let begun = filler.begin(Some(LIMIT / 3 * 2)).await;
+        assert_eq!(begun.is_ok(), is_kept, "{begun:?}");
+        fillers.push((filler, follower));
+    }
+    scan(&cache).await;
+    let state = |name| figure(&registry, "layerhold_cache_bytes", Some(name));
+    let (used, reserved) = (state("used"), state("reserved"));
+    assert!(used + reserved <= LIMIT, "{used} and {reserved}");
+    assert!(used >= 3000, "no more went than had to");
 }
