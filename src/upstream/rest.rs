@@ -1,4 +1,5 @@
-//! Whoever does not answer is left alone for a while, and is then asked by one at a time until they answer.
+//! Whoever does not answer is left alone for a while, and is then asked by one at a time until they answer. One who waits
+//! long for that is not waited for: what it asked for may be the one thing that nobody gets an answer about.
 //!
 //! A pause begins at once for a mirror, which others stand behind, and whatever it was that it did not do. A host that nobody
 //! stands behind has its pause only when it is known not to answer anybody: what speaks of a host is that there is no
@@ -36,9 +37,16 @@ struct Pause {
     began: Instant,
     length: Duration,
     cause: Arc<Error>,
-    /// Where whoever asks whether it is over is heard to be done.
-    probe: Option<watch::Receiver<()>>,
+    probe: Option<Probe>,
     _counted: Counted,
+}
+
+/// Somebody asks whether a pause is over.
+#[derive(Debug)]
+struct Probe {
+    since: Instant,
+    /// Where they are heard to be done.
+    done: watch::Receiver<()>,
 }
 
 /// One more who rests, until it is dropped.
@@ -140,18 +148,19 @@ impl Rest {
         if !left.is_zero() {
             return Entry::Closed(refusal);
         }
-        if let Some(probe) = pause.probe.as_ref().filter(|it| is_under_way(it)) {
-            return Entry::Probed(probe.clone(), refusal);
+        if let Some(probe) = pause.probe.as_ref().filter(|it| it.stands_for_all(now)) {
+            return Entry::Probed(probe.done.clone(), refusal);
         }
         let (probe, done) = watch::channel(());
-        pause.probe = Some(done);
+        pause.probe = Some(Probe { since: now, done });
         Entry::Open(turn(Some(probe)))
     }
 
     /// Whether nobody is to be sent there now.
     pub(super) fn is_on(&self, now: Instant) -> bool {
         self.pause.as_ref().is_some_and(|it| {
-            now < it.began + it.length || it.probe.as_ref().is_some_and(is_under_way)
+            let probe = it.probe.as_ref();
+            now < it.began + it.length || probe.is_some_and(|it| it.stands_for_all(now))
         })
     }
 
@@ -177,6 +186,13 @@ impl Rest {
             _counted: Counted::new(&self.resting),
         });
         is_first
+    }
+}
+
+impl Probe {
+    /// Whether what it will hear is waited for by everybody.
+    fn stands_for_all(&self, now: Instant) -> bool {
+        self.done.has_changed().is_ok() && now < self.since + PROBE_MAX
     }
 }
 
@@ -351,14 +367,12 @@ impl Trouble {
     }
 }
 
-fn is_under_way(probe: &watch::Receiver<()>) -> bool {
-    probe.has_changed().is_ok()
-}
-
 /// Failures in a row, and the time that they span, after which a host is known not to answer: a registry that is started
 /// again refuses many at once, and not for long.
 const FAILURES_MIN: u32 = 3;
 const CERTAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long one alone finds out whether somebody answers again, before another one may.
+const PROBE_MAX: Duration = Duration::from_secs(5);
 /// How long others wait with the one who finds out whether a host answers again.
 const BRIEFLY: Duration = Duration::from_millis(500);
 /// Hosts that are remembered of one place of a registry.
@@ -436,6 +450,31 @@ mod tests {
         drop(probe);
         assert!(matches!(enter(&mut rest, 18), Entry::Closed(_)));
         assert!(matches!(enter(&mut rest, 19), Entry::Open(_)));
+    }
+
+    #[test]
+    fn one_who_hears_nothing_keeps_others_out_for_a_while_only() {
+        let (mut rest, now) = (rest(), Instant::now());
+        let enter = |rest: &mut Rest, at: u64| rest.enter("a.example", now + secs(at));
+        rest.begin(now, &cause(), now);
+        let Entry::Open(slow) = enter(&mut rest, 5) else {
+            panic!("nobody may ask");
+        };
+        assert!(matches!(enter(&mut rest, 9), Entry::Probed(..)));
+        assert!(rest.is_on(now + secs(9)));
+        assert!(!rest.is_on(now + secs(10)));
+        let Entry::Open(second) = enter(&mut rest, 10) else {
+            panic!("the first keeps everybody out");
+        };
+        assert!(matches!(enter(&mut rest, 11), Entry::Probed(..)));
+        // The first that fails begins the next pause, and the others are no news.
+        rest.begin(slow.asked(), &cause(), now + secs(20));
+        assert_eq!(length(&rest), Some(secs(10)));
+        rest.begin(second.asked(), &cause(), now + secs(25));
+        rest.begin(second.asked(), &cause(), now + secs(30));
+        assert_eq!(length(&rest), Some(secs(10)));
+        assert!(matches!(enter(&mut rest, 29), Entry::Closed(_)));
+        assert!(matches!(enter(&mut rest, 30), Entry::Open(_)));
     }
 
     #[test]
