@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::body::Body;
@@ -42,6 +43,8 @@ pub(super) struct Spot {
     validator: Option<HeaderValue>,
     /// Whether parts cannot be had here, so that the whole is asked for and passed over.
     is_whole_only: bool,
+    /// Until when it wants to be left alone.
+    rests_until: Instant,
 }
 
 /// A blob, or a part of it, on its way to us. A cut or a stall is continued by `Range` at the next source; what was
@@ -69,8 +72,10 @@ pub struct Transfer {
     /// Bytes of the present body that the caller has already.
     skip: u64,
     /// Failures since the last progress, and in all.
-    failures: u32,
-    resumptions: u32,
+    failures: usize,
+    resumptions: u64,
+    /// Bytes that the caller got.
+    given: u64,
 }
 
 impl Sources {
@@ -125,6 +130,7 @@ impl Transfer {
             skip: 0,
             failures: 0,
             resumptions: 0,
+            given: 0,
         };
         transfer.look_for_sources(1)?;
         loop {
@@ -227,6 +233,7 @@ impl Transfer {
             spot.gave = true;
         }
         self.position += bytes.len() as u64;
+        self.given += bytes.len() as u64;
         Some(bytes)
     }
 
@@ -235,10 +242,13 @@ impl Transfer {
         self.body = None;
         self.failures += 1;
         self.resumptions += 1;
-        if self.doomed || self.failures > FAILURES_MAX || self.resumptions > RESUMPTIONS_MAX {
+        self.look_for_sources(SOURCES_MAX)?;
+        let resumptions_max = RESUMPTIONS_MAX + self.given / RESUMPTION_BYTES;
+        // Each place has its turn.
+        let failures_max = FAILURES_MAX.max(self.spots.len());
+        if self.doomed || self.failures > failures_max || self.resumptions > resumptions_max {
             return Err(error);
         }
-        self.look_for_sources(SOURCES_MAX)?;
         let Some(spot) = self.spots.get(self.turn) else {
             return Err(error);
         };
@@ -248,13 +258,30 @@ impl Transfer {
         }
         spot.site.retried(&error);
         debug!(host = spot.site.host(), digest = %self.digest, position = self.position, error = %error, "transfer interrupted");
-        self.turn = (self.turn + 1) % self.spots.len();
+        let told = self.pass_on(&error);
         let pause = PAUSE.saturating_mul(1 << self.failures.min(4));
         let pause = pause.mul_f64(rand::random_range(0.5..1.0));
-        // Where there is somebody else to ask, nobody need wait for one who wants to be left alone.
-        let told = error.retry_after().filter(|_| self.spots.len() == 1);
-        tokio::time::sleep(pause.max(told.unwrap_or_default().min(TOLD_PAUSE_MAX))).await;
+        sleep(pause.max(told)).await;
         Ok(())
+    }
+
+    /// Makes it the turn of the next place that need not be left alone, or of the one that must be for the shortest time; how
+    /// long that is yet. What asks for a pause at one repository of a site asks for it at all of them.
+    fn pass_on(&mut self, error: &Error) -> Duration {
+        let now = Instant::now();
+        let asked = self.spots.get(self.turn).map(|it| Arc::clone(&it.site));
+        let told = error.retry_after().unwrap_or_default().min(TOLD_PAUSE_MAX);
+        let same = self.spots.iter_mut();
+        for spot in same.filter(|it| asked.as_ref().is_some_and(|at| Arc::ptr_eq(at, &it.site))) {
+            spot.rests_until = now + told;
+        }
+        let (former, later) = self.spots.split_at((self.turn + 1).min(self.spots.len()));
+        let others = later.iter().chain(former).enumerate();
+        let rests = others.map(|(n, it)| (it.rests_until.saturating_duration_since(now), n));
+        // The first of those that rest for the same time.
+        let (rest, n) = rests.min().unwrap_or_default();
+        self.turn = (self.turn + 1 + n) % self.spots.len().max(1);
+        rest
     }
 
     /// Takes in the sources that have come since, up to so many in all.
@@ -399,6 +426,7 @@ pub(super) fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
         gave: false,
         validator: None,
         is_whole_only: false,
+        rests_until: Instant::now(),
     };
     let mirrors = mirrors
         .iter()
@@ -406,10 +434,12 @@ pub(super) fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
     Ok(mirrors.chain([spot(&own, None)]).collect())
 }
 
-/// Failures in a row without a byte of progress.
-const FAILURES_MAX: u32 = 4;
-/// Interruptions of one transfer in all.
-const RESUMPTIONS_MAX: u32 = 32;
+/// Failures in a row without a byte of progress: enough for a registry that is started again, which takes some seconds.
+const FAILURES_MAX: usize = 6;
+/// Interruptions of one transfer in all, and the bytes for which it may have one more: what is large may come in many pieces
+/// where a line is bad or somebody on the way gives only so much at once.
+const RESUMPTIONS_MAX: u64 = 32;
+const RESUMPTION_BYTES: u64 = 1 << 20;
 /// Sources of one blob; more are no safer.
 const SOURCES_MAX: usize = 8;
 /// The pause after the first failure, doubling; half of it is left to chance, so that many do not come back at once.

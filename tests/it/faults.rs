@@ -77,6 +77,16 @@ async fn pitfall_28_two_cuts_are_mended_too() {
 }
 
 #[tokio::test]
+async fn pitfall_28_a_large_blob_comes_in_as_many_pieces_as_it_takes() {
+    let (upstream, proxy, _) = scene().await;
+    let blob = Blob::random(40 * MIB);
+    upstream.serve_blob(APP, &blob);
+    upstream.always(get(blob.digest()), Fault::CutAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(upstream.sent(&get(blob.digest())), blob.len());
+}
+
+#[tokio::test]
 async fn pitfall_28_a_range_that_is_ignored_is_not_appended() {
     let (upstream, proxy, blob) = scene().await;
     upstream.always(get(blob.digest()), Fault::NoRange);
@@ -205,6 +215,28 @@ async fn a_restart_of_upstream_in_the_middle_is_mended() {
     gate.open();
     answer.continues(&blob, MIB).await;
     assert_eq!(upstream.sent(&get(blob.digest())), LEN);
+}
+
+#[tokio::test]
+async fn pitfall_28_a_registry_that_takes_its_time_to_start_again_is_waited_for() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("freshness.retry_after", "100ms")
+        .start()
+        .await;
+    let blob = Blob::random(LEN);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(2 * MIB));
+    let mut answer = proxy.blob(APP, blob.digest()).send().await;
+    answer.read(MIB).await;
+    gate.reached().await;
+    upstream.stop().await;
+    proxy
+        .wait_for_metric("layerhold_upstream_retries_total", &[], |n| n >= 5.0)
+        .await;
+    upstream.restart();
+    gate.open();
+    answer.continues(&blob, MIB).await;
 }
 
 #[tokio::test]

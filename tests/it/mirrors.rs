@@ -134,6 +134,25 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_had_from_the_registry() 
 }
 
 #[tokio::test]
+async fn pitfall_28_a_cut_is_mended_however_many_mirrors_do_not_answer() {
+    let registry = FakeRegistry::start().await;
+    let mut proxy = TestProxy::in_front_of(&registry);
+    let mut mirrors = Vec::new();
+    for _ in 0..7 {
+        let mirror = FakeRegistry::start().await;
+        mirror.always(any(""), Fault::Status(500));
+        proxy = proxy.mirror(&mirror, "");
+        mirrors.push(mirror);
+    }
+    let proxy = proxy.start().await;
+    let blob = Blob::random(3 * MIB);
+    registry.serve_blob(APP, &blob);
+    registry.once(get(blob.digest()), Fault::CutAfter(MIB));
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(registry.sent(&get(blob.digest())), blob.len());
+}
+
+#[tokio::test]
 async fn pitfall_42_a_mirrors_404_while_the_registry_is_away_is_no_404() {
     let scene = Scene::start().await;
     scene.mirror.always(any(""), Fault::Status(404));

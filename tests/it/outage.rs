@@ -348,3 +348,23 @@ async fn pitfall_41_a_transfer_that_is_told_to_pause_goes_on_after_it() {
     assert_eq!(upstream.count(&get(blob.digest())), 3);
     assert_eq!(upstream.count(&head("")), 0);
 }
+
+#[tokio::test]
+async fn pitfall_41_a_pause_in_the_middle_is_kept_whoever_else_brings_the_blob() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream).start().await;
+    let blob = Blob::random(3 * MIB);
+    for name in [APP, "other/app"] {
+        upstream.serve_blob(name, &blob);
+    }
+    upstream.script(get(blob.digest()), Turns::nth(2), Fault::RateLimit(2));
+    upstream.once(get(blob.digest()), Fault::CutAfter(MIB));
+    let gate = upstream.hold(get(blob.digest()), At::Byte(MIB - KIB));
+    let first = proxy.blob(APP, blob.digest()).send().await;
+    gate.reached().await;
+    let second = proxy.blob("other/app", blob.digest()).send().await;
+    gate.open();
+    first.is(&blob).await;
+    second.is(&blob).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 3);
+}
