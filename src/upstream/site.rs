@@ -327,12 +327,15 @@ impl Site {
         let (begins_at, range, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
             let content_range =
                 text(response.headers(), &CONTENT_RANGE).and_then(ContentRange::parse);
-            let (Some(content_range), Some((from, _))) = (content_range, part) else {
+            let Some(content_range) = content_range else {
                 return Err(self.invalid(Fault::Range));
             };
-            // One that begins before it has what was asked for, too.
+            let (from, _) = part.unwrap_or_default();
+            // One that begins before it has what was asked for, too. A part that nobody asked for is a beginning of the
+            // whole, as long as it is known where that ends.
+            let is_endless = part.is_none() && content_range.size.is_none();
             let begins_at = content_range.range.start;
-            if begins_at > from || content_range.range.end <= from {
+            if is_endless || begins_at > from || content_range.range.end <= from {
                 return Err(self.invalid(Fault::Range));
             }
             (begins_at, Some(content_range.range), content_range.size)

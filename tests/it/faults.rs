@@ -240,6 +240,25 @@ async fn pitfall_28_a_registry_that_takes_its_time_to_start_again_is_waited_for(
 }
 
 #[tokio::test]
+async fn pitfall_44_a_part_that_nobody_asked_for_is_a_beginning_of_the_whole() {
+    for part in [LEN, MIB, 1] {
+        let (upstream, proxy, blob) = scene().await;
+        upstream.once(get(blob.digest()), Fault::PartUnasked(part));
+        let head = proxy.pull_blob(APP, &blob).await;
+        assert_eq!(head.status, 200);
+        assert_eq!(head.content_length(), Some(LEN));
+        proxy.wait_for_hit(APP, &blob).await;
+        assert_eq!(upstream.sent(&get(blob.digest())), LEN, "{part}");
+    }
+    // Of how many, nobody can say: what is missing would pass for the end.
+    let (upstream, proxy, blob) = scene().await;
+    upstream.once(get(blob.digest()), Fault::PartOfUnknown(MIB));
+    let whole = proxy.blob(APP, blob.digest()).whole().await;
+    assert_eq!(whole.head.status, 502, "{}", whole.text());
+    proxy.pull_blob(APP, &blob).await;
+}
+
+#[tokio::test]
 async fn a_connection_refused_once_is_tried_again() {
     let (upstream, proxy, blob) = scene().await;
     upstream.once(get(blob.digest()), Fault::Refuse);

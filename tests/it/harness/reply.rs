@@ -90,6 +90,9 @@ impl Delivery {
         if let Some(fault) = fault {
             delivery.spoil(fault);
         }
+        if delivery.reply.status == 206 {
+            delivery.length = delivery.length.map(|it| it.min(delivery.reply.body.len()));
+        }
         delivery
     }
 
@@ -162,6 +165,8 @@ impl Delivery {
                 self.trouble = Some((reply.body.len(), Trouble::Cut));
             }
             Fault::NoLength => self.length = None,
+            Fault::PartUnasked(n) if reply.status == 200 => reply.become_part(n, true),
+            Fault::PartOfUnknown(n) if reply.status == 200 => reply.become_part(n, false),
             Fault::Gzip => {
                 reply.body = gzip(&reply.body).into();
                 reply.set("Content-Encoding", "gzip");
@@ -183,6 +188,8 @@ impl Delivery {
             Fault::Type(media_type) => reply.set("Content-Type", media_type),
             Fault::Refuse
             | Fault::Silence
+            | Fault::PartUnasked(_)
+            | Fault::PartOfUnknown(_)
             | Fault::NoRange
             | Fault::WrongRange
             | Fault::LateRange => {}
@@ -261,6 +268,18 @@ impl Reply {
     pub(super) fn set(&mut self, name: &str, value: &str) {
         self.headers.retain(|(it, _)| it != name);
         self.headers.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The first `n` bytes alone.
+    fn become_part(&mut self, n: usize, is_size_said: bool) {
+        let size = match is_size_said {
+            true => self.body.len().to_string(),
+            false => "*".to_owned(),
+        };
+        self.body.truncate(n);
+        self.status = 206;
+        let place = format!("bytes 0-{}/{size}", self.body.len() - 1);
+        self.set("Content-Range", &place);
     }
 
     fn header(&self, name: &str) -> Option<&str> {

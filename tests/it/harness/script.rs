@@ -40,6 +40,10 @@ pub(crate) enum Fault {
     WrongRange,
     /// Answers a range with one that begins behind it, honestly labelled.
     LateRange,
+    /// Answers 206 with so many of the first bytes, though nobody asked for a part.
+    PartUnasked(usize),
+    /// The same, and does not say of how many.
+    PartOfUnknown(usize),
     /// Names the digest of other bytes.
     WrongDigestHeader,
     /// Names the digest of other bytes by another algorithm.
