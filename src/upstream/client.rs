@@ -241,6 +241,9 @@ impl Mirror {
             if is_first {
                 warn!(upstream = self.site.name(), error = %Chain(error), "a mirror does not answer");
             }
+        } else if !is_ours {
+            // It does not have it, or does not let us: that is an answer.
+            self.rest.lock().end();
         }
     }
 

@@ -368,3 +368,22 @@ async fn pitfall_41_a_pause_in_the_middle_is_kept_whoever_else_brings_the_blob()
     second.is(&blob).await;
     assert_eq!(upstream.count(&get(blob.digest())), 3);
 }
+
+#[tokio::test]
+async fn a_mirror_that_does_not_have_it_has_answered() {
+    let (registry, mirror) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let proxy = before(&registry, "50ms").mirror(&mirror, "").start().await;
+    mirror.script(any(""), Turns::NEXT, Fault::Status(503));
+    let pull = async || {
+        let blob = Blob::random(KIB);
+        registry.serve_blob(APP, &blob);
+        proxy.pull_blob(APP, &blob).await;
+    };
+    pull().await;
+    assert_eq!(resting(&proxy).await, 1.0);
+    poll("the mirror to be at rest no more", async || {
+        pull().await;
+        (resting(&proxy).await == 0.0).then_some(())
+    })
+    .await;
+}
