@@ -359,7 +359,11 @@ impl Sender {
         // All tokens are asked for at one path, and each is another thing.
         let about = name.as_str();
         let response = self.send_about(transport, request, "token", about).await?;
-        note_rest(&self.token_rest_until, &response);
+        note_rest(
+            &self.token_rest_until,
+            response.status(),
+            response.headers(),
+        );
         match response.status() {
             StatusCode::OK => {}
             // Its word is the registry's: this is who decides about access.
@@ -447,7 +451,7 @@ impl Sender {
         };
         let quota = (said(RATELIMIT_REMAINING), said(RATELIMIT_LIMIT));
         self.metrics.quota(&self.name, quota);
-        note_rest(&self.rest_until, response);
+        note_rest(&self.rest_until, response.status(), response.headers());
     }
 
     fn uri(&self, question: &Question<'_>) -> Uri {
@@ -614,11 +618,13 @@ fn with_query(uri: &Uri, pairs: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Notes the pause that somebody asks for.
-fn note_rest(until: &Mutex<Option<Instant>>, response: &Response<Incoming>) {
-    if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        let told = retry_after(response.headers()).unwrap_or(REST_DEFAULT);
-        *until.lock() = Some(Instant::now() + told.clamp(REST_MIN, REST_MAX));
+/// Notes the pause that somebody asks for. Of several that are asked for at once, the longest is meant.
+fn note_rest(until: &Mutex<Option<Instant>>, status: StatusCode, headers: &HeaderMap) {
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let told = retry_after(headers).unwrap_or(REST_DEFAULT);
+        let told = Instant::now() + told.clamp(REST_MIN, REST_MAX);
+        let mut until = until.lock();
+        *until = (*until).max(Some(told));
     }
 }
 
@@ -657,4 +663,27 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return None;
     }
     net::retry_after(value, said_at.unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pitfall_41_of_several_pauses_the_longest_counts() {
+        let until = Mutex::new(None);
+        let left = || check_rest(&until, "a.example").err()?.retry_after();
+        let said = |seconds: &'static str| {
+            HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(seconds))])
+        };
+        note_rest(&until, StatusCode::SERVICE_UNAVAILABLE, &said("60"));
+        assert_eq!(left(), None);
+        for headers in [said("60"), said("1"), said("0"), HeaderMap::new()] {
+            note_rest(&until, StatusCode::TOO_MANY_REQUESTS, &headers);
+            assert!(left() > Some(Duration::from_secs(50)), "{headers:?}");
+        }
+        note_rest(&until, StatusCode::TOO_MANY_REQUESTS, &said("3600"));
+        assert!(left() > Some(Duration::from_secs(200)));
+        assert!(left() <= Some(REST_MAX));
+    }
 }
