@@ -89,6 +89,8 @@ pub(super) struct Host {
     upstream: String,
     name: String,
     state: Mutex<State>,
+    /// Until when it asked not to be asked.
+    pub(super) told_until: Mutex<Option<Instant>>,
     unasked: IntCounter,
 }
 
@@ -251,10 +253,11 @@ impl Hosts {
             upstream: self.upstream.clone(),
             name: name.to_owned(),
             state: Mutex::new(state),
+            told_until: Mutex::new(None),
             unasked: self.unasked.clone(),
         });
         if known.len() >= HOSTS_MAX {
-            known.retain(|_, it| it.state.lock().rest.pause.is_some());
+            known.retain(|_, it| it.is_left_alone());
         }
         if known.len() < HOSTS_MAX {
             known.insert(name.to_owned(), Arc::clone(&host));
@@ -285,6 +288,11 @@ impl Host {
             self.unasked.inc();
             return Err(refusal);
         }
+    }
+
+    fn is_left_alone(&self) -> bool {
+        let told_until = *self.told_until.lock();
+        told_until > Some(Instant::now()) || self.state.lock().rest.pause.is_some()
     }
 
     /// Notes that something came from it.

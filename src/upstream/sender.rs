@@ -250,15 +250,23 @@ impl Sender {
             } else {
                 (&self.transports.named, "redirect")
             };
+            let host = host_of(&target);
             // Without its query, which may be signed.
-            debug!(upstream = self.name, host = host_of(&target), "redirected");
+            debug!(upstream = self.name, host, "redirected");
+            let heard_of = self.hosts.of(&host);
+            let named = heard_of.as_ref().filter(|_| !is_own);
+            if let Some(named) = named {
+                check_rest(&named.told_until, &host)?;
+            }
             let request = request(question, &target, authorization.clone());
             response = self.send(transport, request, label).await?;
+            if let Some(named) = named {
+                note_rest(&named.told_until, response.status(), response.headers());
+            }
             if !response.status().is_redirection() {
-                let host = host_of(&target);
                 return Ok(Reply {
                     response,
-                    heard_of: self.hosts.of(&host),
+                    heard_of,
                     host,
                     is_own,
                 });

@@ -181,6 +181,24 @@ async fn pitfall_41_a_rate_limit_is_not_tried_again_before_its_time() {
     assert_eq!(upstream.log().len(), before);
 }
 
+#[tokio::test]
+async fn pitfall_41_a_blob_host_that_asks_for_a_pause_gets_it() {
+    let (upstream, proxy, image) = cold().await;
+    let host = BlobHost::start().await;
+    let digest = image.layers[0].digest();
+    upstream.redirect(get("/blobs/"), 307, host.link(digest));
+    host.always(any(""), Fault::RateLimit(60));
+    for _ in 0..3 {
+        let whole = proxy.blob(APP, digest).whole().await;
+        assert_eq!(whole.head.status, 503, "{}", whole.text());
+        let seconds: u32 = whole.head.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&seconds), "{seconds}");
+    }
+    assert_eq!(host.log().len(), 1);
+    // That was not the registry's own word.
+    proxy.pull_manifest(APP, "v1").await;
+}
+
 /// What names no tag waits no longer than it is told to; a tag has a pause of its own besides.
 #[tokio::test]
 async fn pitfall_41_a_pause_that_ends_soon_is_waited_for_and_not_cut_short() {
