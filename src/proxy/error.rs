@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::Instant;
 
 use crate::cache;
 use crate::net::InvalidHost;
@@ -103,12 +104,6 @@ pub enum StreamError {
     /// Too many pulls go around the cache.
     #[error("too many pulls go around the cache")]
     Busy,
-    /// The way around the cache was not open when the head had to go out.
-    #[error("the way around the cache was not open within {waited:?}")]
-    Late {
-        /// How long that was waited for.
-        waited: Duration,
-    },
 }
 
 impl From<StreamError> for Error {
@@ -121,7 +116,6 @@ impl From<StreamError> for Error {
             },
             StreamError::Mismatch { expected } => Self::Mismatch { expected },
             StreamError::Busy => Self::Busy,
-            StreamError::Late { waited } => Self::Deadline { allowed: waited },
             StreamError::Content(_) => Self::Broken(Arc::new(error)),
         }
     }
@@ -230,12 +224,14 @@ impl Error {
         }
     }
 
-    /// The pause that the registry asks for before it answers this.
-    pub(super) fn pause(&self) -> Option<Duration> {
+    /// When to ask again, where the registry asks for a pause before it answers this. Not all at once.
+    pub(super) fn ask_again_at(&self) -> Option<Instant> {
         let Self::Upstream { source, .. } = self else {
             return None;
         };
-        self.retry_after().filter(|_| source.is_rate_limit())
+        let pause = self.retry_after().filter(|_| source.is_rate_limit())?;
+        let late = Duration::from_millis(rand::random_range(0..PAUSE_LATE_MAX_MILLIS));
+        Some(Instant::now() + pause.max(PAUSE_MIN) + late)
     }
 
     /// Whether the registry itself says that it is not there.
@@ -284,6 +280,9 @@ impl RequestFault {
     }
 }
 
+/// The shortest pause between two questions for one pull, however short a one is asked for; and how much later some ask.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_LATE_MAX_MILLIS: u64 = 200;
 /// What a client is told to wait when upstream did not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 

@@ -206,10 +206,7 @@ impl Proxy {
         let latest = pull.deadline - self.answer_timeout / 2;
         loop {
             let answered = Box::pin(self.answer(pull)).await;
-            let pause = answered.as_ref().err().and_then(Error::pause);
-            // Not all at once.
-            let late = Duration::from_millis(rand::random_range(0..PAUSE_LATE_MAX_MILLIS));
-            match pause.map(|it| Instant::now() + it.max(PAUSE_MIN) + late) {
+            match answered.as_ref().err().and_then(Error::ask_again_at) {
                 Some(over) if over <= latest => sleep_until(over).await,
                 Some(_) | None => return answered,
             }
@@ -400,10 +397,6 @@ impl Proxy {
         Ok(served)
     }
 }
-
-/// The shortest pause between two questions for one pull, however short a one is asked for; and how much later some ask.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_LATE_MAX_MILLIS: u64 = 200;
 
 /// A client for each upstream, by all of its names.
 fn routes(

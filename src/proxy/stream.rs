@@ -5,11 +5,11 @@ use std::iter;
 use std::ops::Range;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::warn;
 
 use super::bypass::{Bypass, Detour};
-use super::error::StreamError;
+use super::error::{Error, StreamError};
 use super::window::{Ahead, WINDOW_BYTES_MAX, Wanted};
 use crate::cache::{self, FillError, Handover, READ_BYTES, ReadError};
 use crate::oci::Digester;
@@ -109,12 +109,25 @@ impl BlobStream {
     /// # Errors
     ///
     /// When they do not come, or not by the deadline.
-    pub async fn begin(&mut self, deadline: Instant) -> Result<(), StreamError> {
+    pub async fn begin(&mut self, deadline: Instant) -> Result<(), Error> {
         let began = Instant::now();
-        let begun = timeout_at(deadline, self.read_first()).await;
-        begun.unwrap_or_else(|_| {
-            let waited = began.elapsed();
-            Err(StreamError::Late { waited })
+        // As where the cache is not gone around, a pause that is over soon is waited for.
+        let latest = began + deadline.saturating_duration_since(began) / 2;
+        let beginning = async {
+            loop {
+                let Err(error) = self.read_first().await else {
+                    return Ok(());
+                };
+                let error = Error::from(error);
+                match error.ask_again_at() {
+                    Some(over) if over <= latest => sleep_until(over).await,
+                    Some(_) | None => return Err(error),
+                }
+            }
+        };
+        timeout_at(deadline, beginning).await.unwrap_or_else(|_| {
+            let allowed = began.elapsed();
+            Err(Error::Deadline { allowed })
         })
     }
 

@@ -289,6 +289,32 @@ async fn pitfall_42_what_fails_on_the_way_around_the_cache_is_answered_by_its_ca
 }
 
 #[tokio::test]
+async fn pitfall_41_a_pause_that_ends_soon_is_waited_for_around_the_cache_too() {
+    for range in [
+        None,
+        Some("bytes=5-9"),
+        Some("bytes=7-"),
+        Some("bytes=5-9,90-99"),
+    ] {
+        let upstream = FakeRegistry::start().await;
+        let proxy = bounded(&upstream).start().await;
+        let large = Blob::random(LIMIT + 1);
+        upstream.serve_blob(APP, &large);
+        upstream.allow_concurrent_transfers();
+        // The first is the fill's, which finds no room.
+        upstream.script(get(large.digest()), Turns::nth(2), Fault::RateLimit(1));
+        let request = proxy.blob(APP, large.digest());
+        let request = range
+            .iter()
+            .fold(request, |it, range| it.header("Range", *range));
+        let whole = request.whole().await;
+        let expected = if range.is_some() { 206 } else { 200 };
+        assert_eq!(whole.head.status, expected, "{range:?}: {}", whole.text());
+        assert_eq!(whole.end, End::Complete, "{range:?}");
+    }
+}
+
+#[tokio::test]
 async fn invariant_10_a_way_around_the_cache_that_opens_late_is_a_504_in_time() {
     let upstream = FakeRegistry::start().await;
     let proxy = bounded(&upstream)
