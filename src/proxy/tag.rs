@@ -175,10 +175,10 @@ impl Tags {
             (Verdict::ServeStale, Some((word, _)), Some(failed)) => {
                 return Ok(Resolved {
                     word,
-                    how: How::Stale(failure(failed.source)),
+                    how: How::Stale(failed.error()),
                 });
             }
-            (Verdict::Fail, _, Some(failed)) => return Err(failure(failed.source)),
+            (Verdict::Fail, _, Some(failed)) => return Err(failed.error()),
             (Verdict::Serve | Verdict::ServeStale | Verdict::Fail | Verdict::Check, _, _) => {}
         }
         let mut check = self.check(&state, policy.fresh_for);
@@ -601,6 +601,19 @@ impl Inner {
     }
 }
 
+impl Failed {
+    /// The failure for who comes now: of a pause that was asked for, what is left until we ask.
+    fn error(&self) -> Error {
+        let mut source = Arc::clone(&self.source);
+        if let upstream::Error::Status { retry_after, .. } = Arc::make_mut(&mut source)
+            && let Some(told) = retry_after
+        {
+            *told = self.until.saturating_duration_since(Instant::now());
+        }
+        failure(source)
+    }
+}
+
 impl Age {
     /// As far as it is known.
     fn now(self) -> Duration {
@@ -656,4 +669,31 @@ fn word(head: ManifestHead) -> Option<Word> {
         media_type,
         size: head.size?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pitfall_41_who_comes_later_is_told_what_is_left_of_a_pause() {
+        let secs = Duration::from_secs;
+        for (said, expected) in [(Some(secs(60)), [60, 40]), (None, [5, 5])] {
+            let source = upstream::Error::Status {
+                host: "a.example".to_owned(),
+                status: StatusCode::TOO_MANY_REQUESTS,
+                retry_after: said,
+            };
+            let failed = Failed {
+                until: Instant::now() + secs(60),
+                pause: secs(60),
+                source: Arc::new(source),
+            };
+            assert_eq!(failed.error().retry_after(), Some(secs(expected[0])));
+            tokio::time::advance(secs(20)).await;
+            assert_eq!(failed.error().retry_after(), Some(secs(expected[1])));
+        }
+    }
 }
