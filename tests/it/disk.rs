@@ -2,6 +2,7 @@
 //! blob, the store stays consistent, and all is as before when the disk works again.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -538,8 +539,8 @@ async fn what_is_cut_while_it_is_staged_is_not_published() {
     gate.reached().await;
     let staged = poll("the staged bytes", async || {
         let staged = crate::harness::proxy::staging(&proxy.builder().dir());
-        let staged = staged.into_iter().next()?;
-        (fs::metadata(&staged).ok()?.len() >= MIB as u64).then_some(staged)
+        let has_bytes = |path: &PathBuf| fs::metadata(path).is_ok_and(|it| it.len() >= MIB as u64);
+        staged.into_iter().find(has_bytes)
     })
     .await;
     let file = fs::OpenOptions::new().write(true).open(staged).unwrap();
