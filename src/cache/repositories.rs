@@ -4,7 +4,7 @@
 //! lines for one digest the later one counts. A torn or foreign line is passed over, which at worst costs one more question
 //! to upstream. A size is one that the bytes had when they were right.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,8 +291,14 @@ impl Repositories {
     }
 
     /// Reads all records of a repository, and drops those that are broken if that is asked for and the directory is ours to
-    /// write to. A torn line or a record that nobody can read costs a question to upstream, and nothing else. May block.
-    pub(super) fn check(&self, repository: &Repository, repair: bool) -> Records {
+    /// write to. A torn line or a record that nobody can read costs a question to upstream, and nothing else. Where content is
+    /// `damaged`, what it is now is no word on records. May block.
+    pub(super) fn check(
+        &self,
+        repository: &Repository,
+        repair: bool,
+        damaged: &HashSet<Digest>,
+    ) -> Records {
         // It is on disk, so it may as well be known: what is written meanwhile is written under this lock.
         let metadata = self.known_or_new(repository);
         let mut metadata = metadata.lock();
@@ -305,7 +311,7 @@ impl Repositories {
         });
         let (good, broken): (Vec<_>, Vec<_>) = text.split_inclusive('\n').partition(|line| {
             let grant = whole(line).and_then(parse_line);
-            grant.is_some_and(|grant| self.agrees(&grant))
+            grant.is_some_and(|grant| damaged.contains(&grant.0) || self.agrees(&grant))
         });
         records.grants = good.len() as u64;
         if !broken.is_empty() {
@@ -329,8 +335,9 @@ impl Repositories {
             };
             let is_right = |record: &TagRecord| {
                 let size = self.index.size_of(&record.digest);
-                size.is_none_or(|size| size == record.size)
-                    && self.is_of_type(&record.digest, &record.media_type)
+                let agrees = size.is_none_or(|size| size == record.size)
+                    && self.is_of_type(&record.digest, &record.media_type);
+                agrees || damaged.contains(&record.digest)
             };
             if parse_tag(&text).as_ref().is_some_and(is_right) {
                 records.tags += 1;

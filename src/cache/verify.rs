@@ -4,6 +4,7 @@
 //! What a record names may have been evicted, which is no damage. What is damaged is set aside in `staging/`, where it is
 //! never served and the next start removes it. What is not ours is told, and left where it is.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::layout::Repository;
 use super::repositories::Repositories;
 use super::scrub::{Scrub, Seen};
 use super::staging::Staging;
+use crate::oci::Digest;
 
 /// How the store is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,6 +180,8 @@ impl Verifier {
         for digest in missing {
             report.add(FindingKind::Missing, digest, true);
         }
+        // Records are not held against content that is wrong.
+        let mut damaged = HashSet::new();
         let mut witness = |seen| match seen {
             Seen::Read(bytes) => progress.send_modify(|progress| progress.done += bytes),
             Seen::Right(size) => {
@@ -185,6 +189,7 @@ impl Verifier {
                 report.bytes += size;
             }
             Seen::Damaged(digest, set_aside) => {
+                damaged.insert(digest);
                 report.add(FindingKind::Damaged, digest.to_string(), set_aside);
             }
             Seen::Unreadable(digest) => {
@@ -201,7 +206,7 @@ impl Verifier {
         if round.is_err() {
             return report;
         }
-        let ended = spawn_blocking(move || self.end(asked, &stop, report));
+        let ended = spawn_blocking(move || self.end(asked, &stop, report, &damaged));
         ended.await.unwrap_or_default()
     }
 
@@ -226,6 +231,7 @@ impl Verifier {
         asked: Verify,
         stop: &CancellationToken,
         mut report: VerifyReport,
+        damaged: &HashSet<Digest>,
     ) -> VerifyReport {
         let Around {
             foreign,
@@ -237,7 +243,7 @@ impl Verifier {
         for path in unreadable {
             report.add(FindingKind::Unreadable, self.disk.told(&path), false);
         }
-        report.finished = self.check_records(asked.repair, stop, &mut report);
+        report.finished = self.check_records(asked.repair, stop, &mut report, damaged);
         report.accounted_bytes = self.index.used();
         report.stored_bytes += self.disk.content_bytes() + self.staging.left_bytes();
         report
@@ -249,6 +255,7 @@ impl Verifier {
         repair: bool,
         stop: &CancellationToken,
         report: &mut VerifyReport,
+        damaged: &HashSet<Digest>,
     ) -> bool {
         let mut found: Vec<Repository> = Vec::new();
         self.disk
@@ -258,7 +265,7 @@ impl Verifier {
             if stop.is_cancelled() {
                 return false;
             }
-            let records = self.repositories.check(&repository, repair);
+            let records = self.repositories.check(&repository, repair, damaged);
             report.repositories += 1;
             report.grants += records.grants;
             report.tags += records.tags;
@@ -289,7 +296,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{Cache, Config, Joined, Metrics, Share};
-    use crate::oci::{Algorithm, Digest, Namespace, RepositoryName};
+    use crate::oci::{Algorithm, Namespace, RepositoryName};
 
     fn open(dir: &Path) -> Cache {
         let config = Config {

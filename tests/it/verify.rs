@@ -176,6 +176,9 @@ async fn pitfall_23_what_was_damaged_while_nobody_looked_is_found_and_repaired()
         "{report}"
     );
     assert_eq!(report["repaired"], 0);
+    // That content was cut short is not held against who was proven to have it.
+    let lines = format!("{ONE}/{APP}: 2 broken lines of what it was proven to hold");
+    assert!(report.to_string().contains(&lines), "{report}");
     assert!(
         files(&dir) == before,
         "nothing is changed without being asked"
