@@ -129,7 +129,9 @@ impl Blobs {
         let mut proven = granted.is_some();
         let mut size_then = granted.and_then(|granted| granted.size);
         let mut followed = 0;
-        for _ in 0..ATTEMPTS_MAX {
+        let mut attempts = 0;
+        while attempts < ATTEMPTS_MAX {
+            attempts += 1;
             let (follower, outcome) = match self.cache.join(digest, repository).await {
                 // It was cut short or extended behind our back. What is fetched instead is of a size that was hashed.
                 Joined::Present(blob) if size_then.is_some_and(|then| then != blob.size()) => {
@@ -169,9 +171,16 @@ impl Blobs {
                     (follower, Outcome::Miss)
                 }
             };
+            let is_strangers = !follower.is_through(repository);
             match self.follow(follower, outcome, digest, detour()).await {
                 Err(Followed::Again) => debug!(%digest, "fill was abandoned, asking again"),
-                // Somebody else's failure, which may be of another repository or endpoint: we have not asked yet.
+                // What another repository has not says nothing of this one, however often it is asked for there. The
+                // deadline is the limit.
+                Err(Followed::Failed(error)) if is_strangers && !matches!(error, Error::Busy) => {
+                    self.check_refusal(repository, digest)?;
+                    attempts -= 1;
+                }
+                // Somebody else's failure, which may be of another endpoint: we have not asked yet.
                 Err(Followed::Failed(_)) if outcome == Outcome::Join && followed == 0 => {
                     self.check_refusal(repository, digest)?;
                     followed += 1;

@@ -2,7 +2,9 @@
 
 use futures_util::future::join_all;
 
-use crate::harness::{APP, Answer, At, Blob, End, Fault, KIB, MIB, TestProxy, Whole, get, pair};
+use crate::harness::{
+    APP, Answer, At, Blob, End, FakeRegistry, Fault, KIB, MIB, TestProxy, Whole, get, pair,
+};
 
 /// Starts this many pulls of a blob and waits for all their heads.
 async fn heads(proxy: &TestProxy, blob: &Blob, n: usize) -> Vec<Answer> {
@@ -214,4 +216,36 @@ async fn pitfall_29_a_transfer_that_is_cut_at_once_is_begun_again_once() {
     join_all(pulls).await;
     assert_eq!(upstream.count(&get(blob.digest())), 2);
     assert_eq!(upstream.sent(&get(blob.digest())), blob.len());
+}
+
+#[tokio::test]
+async fn invariant_13_who_has_a_blob_is_not_told_that_others_do_not() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("freshness.negative_for", "0s")
+        .start()
+        .await;
+    let blob = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    // It is proven to have it, and joins at once.
+    let target = format!("/v2/{APP}/blobs/{}", blob.digest());
+    assert_eq!(proxy.head(target).whole().await.head.status, 200);
+    let stranger = "stranger/app";
+    let gate = upstream.hold(get(format!("{stranger}/blobs/")), At::Head);
+    let strangers = (0..20).map(|_| async {
+        let whole = proxy.blob(stranger, blob.digest()).whole().await;
+        assert_eq!(whole.head.status, 404, "{}", whole.text());
+    });
+    let owner = async {
+        gate.reached().await;
+        let followers = "layerhold_followers";
+        proxy.wait_for_metric(followers, &[], |it| it == 20.0).await;
+        let pulled = proxy.pull_blob(APP, &blob);
+        let opened = async {
+            proxy.wait_for_metric(followers, &[], |it| it == 21.0).await;
+            gate.open();
+        };
+        tokio::join!(pulled, opened);
+    };
+    tokio::join!(join_all(strangers), owner);
 }
