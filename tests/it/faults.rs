@@ -546,12 +546,17 @@ async fn invariant_09_wrong_bytes_are_withheld_on_the_way_around_the_cache_too()
 }
 
 #[tokio::test]
-async fn a_published_file_that_is_lost_is_a_miss() {
+async fn pitfall_23_a_published_file_that_is_lost_is_a_miss_once() {
     let (upstream, proxy, blob) = scene().await;
     proxy.wait_for_hit(APP, &blob).await;
     let proxy = proxy.restart().await;
+    proxy
+        .wait_for_metric("layerhold_cache_blobs", &[], |it| it == 1.0)
+        .await;
     lose(&proxy.published(blob.digest()));
-    proxy.pull_blob(APP, &blob).await;
+    let miss = proxy.pull_blob(APP, &blob).await;
+    assert_eq!(miss.cache_status(), "layerhold; fwd=miss; stored");
+    proxy.wait_for_hit(APP, &blob).await;
     assert_eq!(upstream.count(&get(blob.digest())), 2);
 }
 

@@ -194,6 +194,11 @@ async fn pitfall_45_an_outage_is_bridged_by_the_last_list() {
     assert_eq!(stale.head.cache_status(), status);
     let other = proxy.get(format!("/v2/{APP}/tags/list?n=1")).whole().await;
     assert_eq!(other.head.status, 502);
+    // What the registry itself says is no outage.
+    for status in [401, 403, 404] {
+        upstream.always(any("tags/list"), Fault::Status(status));
+        assert_eq!(list().await.head.status, status);
+    }
 
     upstream.heal();
     assert_eq!(list().await.head.cache_status(), "layerhold; fwd=miss");

@@ -426,7 +426,8 @@ async fn pitfall_10_a_manifest_beyond_the_limit_is_refused_and_a_blob_has_none()
         .set("limits.manifest_bytes", "64KiB")
         .start()
         .await;
-    let padding = "x".repeat(4 * MIB);
+    // More than is on the way between two sockets.
+    let padding = "x".repeat(32 * MIB);
     let long = Manifest::of(
         OCI_MANIFEST,
         &json!({ "schemaVersion": 2, "padding": padding }),
@@ -441,6 +442,7 @@ async fn pitfall_10_a_manifest_beyond_the_limit_is_refused_and_a_blob_has_none()
         assert!(matches!(whole.head.status, 502 | 503), "{:?}", whole.head);
     }
     upstream.quiet().await;
+    assert!(upstream.sent(&get("/manifests/")) < long.bytes().len());
     assert_eq!(proxy.metric("layerhold_cache_blobs", &[]).await, 0.0);
     let blob = Blob::random(MIB);
     upstream.serve_blob(APP, &blob);

@@ -489,13 +489,16 @@ async fn a_link_that_cannot_go_on_does_not_lead_to_the_first_page_again() {
 }
 
 #[tokio::test]
-async fn pitfall_45_a_page_of_more_than_can_be_counted_is_a_large_one() {
+async fn pitfall_45_a_page_of_more_than_registries_like_is_a_large_one() {
     let (upstream, proxy) = pair().await;
     upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
-    let target = format!("/v2/{APP}/tags/list?n=99999999999999999999999");
-    assert_eq!(proxy.get(target).whole().await.head.status, 200);
+    for n in ["1001", "99999999999999999999999"] {
+        let target = format!("/v2/{APP}/tags/list?n={n}");
+        assert_eq!(proxy.get(target).whole().await.head.status, 200);
+    }
     let seen = upstream.seen(&get("/tags/list"));
-    assert_eq!(seen[0].query.as_deref(), Some("n=1000"));
+    let queries: Vec<_> = seen.iter().map(|it| it.query.as_deref()).collect();
+    assert_eq!(queries, [Some("n=1000"); 2]);
 }
 
 #[tokio::test]

@@ -204,6 +204,20 @@ async fn pitfall_15_a_refusal_is_never_served_over() {
 }
 
 #[tokio::test]
+async fn pitfall_15_a_refusal_of_what_a_moved_tag_names_is_never_served_over() {
+    for status in [401, 403] {
+        let (upstream, proxy, _) = pulled("0s").await;
+        upstream.serve_image(APP, "v1", &Image::random(&[KIB]));
+        upstream.always(get("/manifests/"), Fault::Status(status));
+        for _ in 0..2 {
+            let whole = proxy.manifest(APP, "v1").whole().await;
+            assert_eq!(whole.head.status, status, "{:?}", whole.head);
+        }
+        assert_eq!(proxy.outcome("stale").await, 0.0);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_longer_usable_is_not_served() {
     let upstream = FakeRegistry::start().await;
     let proxy = TestProxy::in_front_of(&upstream)
@@ -386,6 +400,32 @@ async fn pitfall_47_a_missing_tag_is_remembered_no_longer_than_it_would_be_fresh
     upstream.untag(APP, "v1");
     let gone = proxy.manifest(APP, "v1").whole().await;
     assert_eq!(gone.head.status, 404);
+}
+
+#[tokio::test]
+async fn pitfall_47_what_was_not_there_is_asked_for_again_after_a_while() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("freshness.negative_for", "50ms")
+        .set("freshness.fresh_for", "1h")
+        .start()
+        .await;
+    let image = Image::random(&[KIB]);
+    let all = [
+        proxy.manifest(APP, image.manifest.digest()),
+        proxy.blob(APP, image.config.digest()),
+        proxy.manifest(APP, "v1"),
+    ];
+    for request in &all {
+        assert_eq!(request.whole().await.head.status, 404);
+    }
+    upstream.serve_image(APP, "v1", &image);
+    for request in &all {
+        poll("what is there now", async || {
+            (request.whole().await.head.status == 200).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
