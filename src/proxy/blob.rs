@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -523,10 +524,7 @@ async fn begin(
                 }
                 return Ok(Some(transfer));
             }
-            // The question was wrong, perhaps.
-            Err(error @ (upstream::Error::Status { .. } | upstream::Error::Invalid { .. }))
-                if !error.is_transient() =>
-            {
+            Err(error) if may_be_the_question(&error) => {
                 debug!(%digest, %error, "the rest cannot be had");
             }
             Err(error) => return Err(error),
@@ -535,6 +533,18 @@ async fn begin(
     let transfer = Transfer::open(sources.clone(), digest, 0, None).await?;
     let begun = filler.begin(transfer.size()).await;
     Ok(begun.is_ok().then_some(transfer))
+}
+
+/// Whether the rest of a blob may be what cannot be had, where the whole can be: some answer 500 to any range.
+fn may_be_the_question(error: &upstream::Error) -> bool {
+    use upstream::Error::{Invalid, Status};
+
+    let failing = [
+        StatusCode::INTERNAL_SERVER_ERROR,
+        StatusCode::NOT_IMPLEMENTED,
+    ];
+    let has_failed_at_it = matches!(error, Status { status, .. } if failing.contains(status));
+    has_failed_at_it || matches!(error, Status { .. } | Invalid { .. }) && !error.is_transient()
 }
 
 /// Rounds of joining and proving; each ends in an answer unless the store changes meanwhile.

@@ -247,6 +247,21 @@ async fn pitfall_28_a_registry_without_ranges_has_what_is_left_passed_over() {
 }
 
 #[tokio::test]
+async fn what_is_left_is_no_reason_for_a_failure_where_a_registry_fails_at_ranges() {
+    for status in [400, 416, 500, 501] {
+        let (upstream, builder, blob) = left(4 * MIB).await;
+        upstream.once(get(blob.digest()), Fault::Status(status));
+        let proxy = builder.start().await;
+        proxy.pull_blob(APP, &blob).await;
+        let asked = upstream.seen(&get(blob.digest()));
+        let ranges: Vec<_> = asked.iter().map(|it| it.header("range")).collect();
+        assert_eq!(ranges, [Some("bytes=4194304-"), None], "{status}");
+        proxy.wait_for_hit(APP, &blob).await;
+        proxy.wait_for_empty_staging().await;
+    }
+}
+
+#[tokio::test]
 async fn pitfall_02_what_a_power_failure_made_of_it_is_found_and_begun_anew() {
     type Damage = fn(&mut Vec<u8>);
     let damages: [Damage; 3] = [
