@@ -80,6 +80,7 @@ struct Stopped {
 #[derive(Debug)]
 struct Writer {
     fill: Arc<Fill>,
+    staging: Arc<Staging>,
     /// Locked for each write, so that the directory is not handed over in the middle of one.
     stage: Arc<Mutex<Stage>>,
     reservation: Reservation,
@@ -195,6 +196,7 @@ impl Filler {
         self.say_readable();
         let writer = Writer {
             fill: Arc::clone(&self.fill),
+            staging: Arc::clone(&self.staging),
             stage,
             reservation,
             resumed: self.resumed,
@@ -442,8 +444,8 @@ impl Writer {
             } else {
                 self.reservation.growth().max(bytes)
             };
-            self.reservation
-                .grow(more)
+            self.staging
+                .grow(&mut self.reservation, more)
                 .map_err(|NoRoom| FillLabel::NoRoom)?;
         }
         let (written, result) = {

@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::clock;
 use super::disk::Disk;
+use super::faults::Area;
 use super::layout::Layout;
 use super::staged::StagedFile;
 use crate::oci::{Digest, Digester};
@@ -153,40 +154,65 @@ impl Remainder {
         clock::age_of(self.written_at).is_some_and(|age| age > AGE_MAX)
     }
 
-    /// Removes it. May block.
-    pub(super) fn remove(&self, disk: &Disk) {
+    /// Removes it, if the disk lets go of it; whether it did. May block.
+    pub(super) fn remove(&self, disk: &Disk) -> bool {
+        let removed = disk.remove(&self.path, Area::Staging).is_ok();
+        if removed {
+            disk.remove_staged(&Layout::mark(&self.path));
+        }
+        removed
+    }
+
+    /// Removes it now or when the disk works again: it is of no use. May block.
+    pub(super) fn discard(&self, disk: &Disk) {
         disk.remove_staged(&self.path);
         disk.remove_staged(&Layout::mark(&self.path));
     }
 
-    /// Opens it to be gone on with: the file, its mark, and the state of the digest after its bytes. `None` when they are not
-    /// those that were marked. Reads all of them. Blocks.
+    /// Opens it to be gone on with: the file, and its mark. To be called while the directory is ours: what is behind its bytes
+    /// is cut off, and may be a successor's by then. Blocks.
     ///
     /// # Errors
     ///
     /// When the disk refuses; the names are left as they are then.
-    pub(super) fn reopen(
-        &self,
-        disk: &Arc<Disk>,
-    ) -> io::Result<Option<(StagedFile, Mark, Digester)>> {
+    pub(super) fn reopen(&self, disk: &Arc<Disk>) -> io::Result<(StagedFile, Mark)> {
         let mut staged = StagedFile::over(disk, &self.path, self.says.length)?;
         // They are not ours to remove before the caller says so.
         staged.leave(true);
         let mark = Layout::mark(&self.path);
         let opened = OpenOptions::new().write(true).open(&mark);
         let file = disk.counted("open", opened)?;
-        let digester = self.says.rehash(staged.file());
-        let digester = disk.counted("read", digester)?;
         let mark = Mark {
             file,
             path: mark,
             disk: Arc::clone(disk),
             left: true,
         };
+        Ok((staged, mark))
+    }
+
+    /// Adds the state of the digest after its bytes to what was opened; `None` when they are not those that were marked.
+    /// Reads all of them. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not give them; the names are left as they are then.
+    pub(super) fn rehash(
+        &self,
+        disk: &Disk,
+        (staged, mark): (StagedFile, Mark),
+    ) -> io::Result<Option<(StagedFile, Mark, Digester)>> {
+        let digester = disk.counted("read", self.says.rehash(staged.file()))?;
         if digester.is_none() {
             debug!(digest = %self.says.digest, "staged bytes are not those that were marked");
         }
         Ok(digester.map(|digester| (staged, mark, digester)))
+    }
+
+    /// Whether the file is not there any more. Blocks.
+    pub(super) fn is_gone(&self) -> bool {
+        let found = fs::symlink_metadata(&self.path);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 }
 

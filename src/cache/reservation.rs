@@ -1,13 +1,11 @@
 //! What becomes of bytes that were set aside, from the first one that is written on.
 
-use super::index::{NoRoom, Reservation};
+use super::index::Reservation;
 
 impl Reservation {
-    /// Sets more bytes aside. May block.
-    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        let mut more = self.index.reserve(bytes)?;
+    /// Makes one of two, of which nothing of the other is written.
+    pub(super) fn join(&mut self, mut more: Self) {
         self.bytes += std::mem::take(&mut more.bytes);
-        Ok(())
     }
 
     /// Takes over bytes that are used, and written.

@@ -57,7 +57,8 @@ impl Stage {
         staged.leave(false);
         mark.leave(false);
         let begun = (staged, Some(mark), digester, says.length);
-        Self::with(disk, says.digest, size, begun)
+        // A mark never gets shorter: what it says of the size is said again, should nobody say it now.
+        Self::with(disk, says.digest, size.or(says.size), begun)
     }
 
     fn with(

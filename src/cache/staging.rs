@@ -4,7 +4,8 @@
 //! Nothing of a remainder is shown to anybody before upstream has said that the repository has the blob; until then it is
 //! only known here how much of it there is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -95,7 +96,7 @@ impl Staging {
             left => (None, left),
         };
         if let Some(useless) = useless {
-            self.remove(&useless, RemainderLabel::Dropped);
+            self.remove(useless);
         }
         let there = remainder.as_ref().map_or(0, |it| it.says.length);
         let total = size.unwrap_or_else(|| there.saturating_add(self.index.growth()));
@@ -111,11 +112,21 @@ impl Staging {
             }
             Err(NoRoom) => {
                 if let Some(remainder) = remainder {
-                    self.remove(&remainder, RemainderLabel::Dropped);
+                    self.remove(remainder);
                 }
                 Err(NoRoom)
             }
         }
+    }
+
+    /// Sets more bytes aside for a blob whose size nobody knew. May block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Staging::admit`].
+    pub(super) fn grow(&self, reservation: &mut Reservation, bytes: u64) -> Result<(), NoRoom> {
+        reservation.join(self.reserve(bytes)?);
+        Ok(())
     }
 
     /// Opens a staging file for what was admitted: what is left of it, when its bytes are those that were marked, else a
@@ -134,8 +145,15 @@ impl Staging {
             mut reservation,
             remainder,
         } = admitted;
-        let reopened = remainder.map(|it| (it.reopen(&self.disk), it));
-        // A successor finds it as it was.
+        let reopened = {
+            let _writing = self.index.writing().ok_or(FillLabel::NoRoom)?;
+            remainder.map(|it| (it.reopen(&self.disk), it))
+        };
+        // Nobody waits for that who has to go. A successor finds it as it was.
+        let reopened = reopened.map(|(files, it)| {
+            let rehashed = files.and_then(|files| it.rehash(&self.disk, files));
+            (rehashed, it)
+        });
         let _writing = self.index.writing().ok_or(FillLabel::NoRoom)?;
         let resumed = match reopened {
             Some((Ok(Some(reopened)), remainder)) => {
@@ -146,7 +164,7 @@ impl Staging {
             }
             Some((Ok(None) | Err(_), remainder)) => {
                 warn!(%digest, "what was left of an interrupted fill is damaged, beginning anew");
-                remainder.remove(&self.disk);
+                remainder.discard(&self.disk);
                 self.metrics.remainder_ended(RemainderLabel::Damaged);
                 reservation.lost();
                 None
@@ -180,8 +198,25 @@ impl Staging {
     }
 
     /// Removes what a purge is about. May block.
-    pub(super) fn forget(&self, digest: &Digest) {
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not let go of it.
+    pub(super) fn forget(&self, digest: &Digest) -> io::Result<()> {
         self.remove_where(|it| it.says.digest == *digest);
+        match self.left_of(digest) {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("what is left of it cannot be removed")),
+        }
+    }
+
+    /// Forgets what is not there any more, since the directory was removed or replaced. Blocks.
+    pub(super) fn forget_gone(&self) {
+        // Not under the lock, for which fills wait that begin.
+        let known: Vec<Remainder> = self.remainders.lock().values().cloned().collect();
+        let gone = known.iter().filter(|it| it.is_gone());
+        let gone: HashSet<Digest> = gone.map(|it| it.says.digest).collect();
+        self.remove_where(|it| gone.contains(&it.says.digest));
     }
 
     /// Removes what nobody will come back for. May block.
@@ -216,7 +251,7 @@ impl Staging {
         oldest.is_some_and(|oldest| self.remove_where(|it| it.says.digest == oldest) > 0)
     }
 
-    /// How many there were.
+    /// How many were removed.
     fn remove_where(&self, is_meant: impl Fn(&Remainder) -> bool) -> usize {
         let Some(_writing) = self.index.writing() else {
             return 0;
@@ -226,16 +261,103 @@ impl Staging {
             let meant = remainders.extract_if(|_, it| is_meant(it));
             meant.map(|(_, it)| it).collect()
         };
-        for remainder in &meant {
-            self.remove(remainder, RemainderLabel::Dropped);
-        }
-        meant.len()
+        let removed = meant.into_iter().map(|it| self.remove(it));
+        removed.filter(|is_gone| *is_gone).count()
     }
 
-    fn remove(&self, remainder: &Remainder, label: RemainderLabel) {
-        debug!(digest = %remainder.says.digest, "removing what was left of an interrupted fill");
-        remainder.remove(&self.disk);
-        self.metrics.remainder_ended(label);
-        self.index.recount(0, remainder.says.length);
+    /// Removes what was taken out; where the disk refuses that, it is still there and still counts. Whether it is gone.
+    fn remove(&self, remainder: Remainder) -> bool {
+        let (digest, length) = (remainder.says.digest, remainder.says.length);
+        debug!(%digest, "removing what was left of an interrupted fill");
+        if !remainder.remove(&self.disk) {
+            self.disk.condition().failed();
+            self.remainders.lock().insert(digest, remainder);
+            return false;
+        }
+        self.metrics.remainder_ended(RemainderLabel::Dropped);
+        self.index.recount(0, length);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::cache::capacity::Ledger;
+    use crate::cache::{Config, Faults, Share};
+    use crate::oci::Algorithm;
+
+    const LEFT: &[u8] = b"lay";
+
+    fn digest() -> Digest {
+        Digest::of(Algorithm::Sha256, b"layer")
+    }
+
+    fn left_in(dir: &Path) -> PathBuf {
+        dir.join("staging/0123456789abcdef-7")
+    }
+
+    /// A directory in which a few bytes of a blob of that size were left.
+    fn open(dir: &Path, size: u64) -> Staging {
+        let prefix = Digest::of(Algorithm::Sha256, LEFT);
+        let line = format!("{} {} {prefix} {size}\n", digest(), LEFT.len());
+        fs::create_dir_all(dir.join("staging")).unwrap();
+        fs::write(dir.join("VERSION"), "1\n").unwrap();
+        fs::write(left_in(dir), LEFT).unwrap();
+        fs::write(left_in(dir).with_extension("mark"), line).unwrap();
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let disk = Disk::open(dir.to_owned(), Faults::default(), metrics.clone()).unwrap();
+        let left = Remainder::find(&disk);
+        assert_eq!(left.len(), 1);
+        let config = Config {
+            dir: dir.to_owned(),
+            size: None,
+            free_space_min: Share::Bytes(0),
+            high_watermark: Share::Percent(100.0),
+            low_watermark: Share::Percent(100.0),
+            repositories_max: 10,
+            scrub_rate: 0,
+            fills_max: 10,
+            faults: Faults::default(),
+        };
+        let ledger = Ledger::new(1 << 30, &config);
+        let index = Index::new(Arc::clone(&disk), ledger, metrics.clone());
+        index.scan_ended();
+        Staging::new(&disk, &index, &metrics, left)
+    }
+
+    #[test]
+    fn invariant_12_nothing_is_cut_off_from_what_is_a_successors() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = open(dir.path(), 5);
+        let admitted = staging.admit(digest(), Some(5), true).unwrap();
+        // Before the file is opened the directory goes, and the successor is faster.
+        staging.index.close();
+        staging.hand_over();
+        staging.disk.release();
+        fs::write(left_in(dir.path()), b"layer").unwrap();
+        assert!(staging.open(admitted).is_err());
+        assert_eq!(fs::read(left_in(dir.path())).unwrap(), b"layer");
+        assert!(left_in(dir.path()).with_extension("mark").exists());
+    }
+
+    #[test]
+    fn a_mark_is_written_over_also_when_nobody_says_the_size_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = open(dir.path(), 1 << 30);
+        let admitted = staging.admit(digest(), None, true).unwrap();
+        let (stage, _reservation) = staging.open(admitted).unwrap();
+        let more = Bytes::from(vec![7; 1 << 20]);
+        let (written, result) = stage.lock().write(std::slice::from_ref(&more));
+        assert_eq!((written, result.is_ok()), (1 << 20, true));
+        stage.lock().mark(true);
+        let left = Remainder::find(&staging.disk);
+        let lengths: Vec<u64> = left.iter().map(|it| it.says.length).collect();
+        assert_eq!(lengths, [(1 << 20) + LEFT.len() as u64]);
     }
 }

@@ -217,6 +217,7 @@ impl Cache {
         let tender = Tender {
             disk: Arc::clone(&self.disk),
             index: Arc::clone(&self.index),
+            staging: Arc::clone(&self.staging),
             repositories: Arc::clone(&self.repositories),
         };
         tender.run(&self.stopping).await;
@@ -439,7 +440,7 @@ impl Cache {
             Purge::Repository(repository) => repositories.purge_repository(&repository),
             Purge::Digest(digest) => {
                 let size = index.purge(&digest)?;
-                staging.forget(&digest);
+                staging.forget(&digest)?;
                 let purged = Purged {
                     blobs: u64::from(size.is_some()),
                     bytes: size.unwrap_or(0),

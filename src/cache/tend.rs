@@ -13,12 +13,14 @@ use tracing::{debug, warn};
 use super::disk::Disk;
 use super::index::Index;
 use super::repositories::Repositories;
+use super::staging::Staging;
 
 /// Who sees to one directory.
 #[derive(Clone, Debug)]
 pub(super) struct Tender {
     pub(super) disk: Arc<Disk>,
     pub(super) index: Arc<Index>,
+    pub(super) staging: Arc<Staging>,
     pub(super) repositories: Arc<Repositories>,
 }
 
@@ -86,6 +88,7 @@ impl Tender {
                 self.index.forget_missing(&digest);
             }
         }
+        self.staging.forget_gone();
         self.repositories.recount();
     }
 }

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
+use layerhold::cache::{Area, Operation};
+
 use crate::harness::blob::sha256;
 use crate::harness::proxy::{Front, TWO, staging};
 use crate::harness::registry::Gate;
@@ -443,6 +445,54 @@ async fn invariant_07_what_is_left_counts_and_makes_room() {
     assert_eq!(ended(&proxy, "dropped").await, 1.0);
     proxy.pull_blob(APP, &blob).await;
     assert_eq!(upstream.sent(&get(blob.digest())), LEN);
+}
+
+#[tokio::test]
+async fn invariant_07_what_is_left_and_cannot_be_removed_makes_no_room() {
+    let (upstream, builder, blob) = left(4 * MIB).await;
+    let proxy = builder.set("cache.size", "10MiB").start().await;
+    let large = Blob::random(9 * MIB);
+    upstream.serve_blob(APP, &large);
+    proxy.faults().fail(Operation::Remove, Area::Staging, 5, 0);
+    let head = proxy.pull_blob(APP, &large).await;
+    assert_eq!(head.cache_status(), "layerhold; fwd=bypass");
+    let used = proxy.metric("layerhold_cache_bytes", &USED).await;
+    assert_eq!(used, (4 * MIB) as f64, "it is still there");
+    assert_eq!(ended(&proxy, "dropped").await, 0.0);
+
+    proxy.faults().heal();
+    proxy.wait_for_hit(APP, &large).await;
+    assert_eq!(ended(&proxy, "dropped").await, 1.0);
+    assert!(marks(&proxy.builder().dir()).is_empty());
+    proxy.pull_blob(APP, &blob).await;
+    assert_eq!(upstream.sent(&get(blob.digest())), LEN);
+}
+
+#[tokio::test]
+async fn what_is_left_makes_room_for_a_blob_of_unknown_size() {
+    let (upstream, builder, _blob) = left(4 * MIB).await;
+    let proxy = builder.set("cache.size", "10MiB").start().await;
+    let large = Blob::random(9 * MIB);
+    upstream.serve_blob(APP, &large);
+    upstream.always(get(large.digest()), Fault::NoLength);
+    proxy.pull_blob(APP, &large).await;
+    proxy.wait_for_fills("published", 1.0).await;
+    assert_eq!(ended(&proxy, "dropped").await, 1.0);
+    proxy.wait_for_empty_staging().await;
+}
+
+#[tokio::test]
+async fn what_is_left_in_a_directory_that_is_removed_counts_no_more() {
+    let (upstream, builder, blob) = left(4 * MIB).await;
+    let proxy = builder.start().await;
+    fs::remove_dir_all(proxy.builder().dir()).unwrap();
+    let free = |it| it == 0.0;
+    proxy
+        .wait_for_metric("layerhold_cache_bytes", &USED, free)
+        .await;
+    proxy.pull_blob(APP, &blob).await;
+    let asked = upstream.seen(&get(blob.digest()));
+    assert_eq!((asked.len(), asked[0].header("range")), (1, None));
 }
 
 #[tokio::test]
