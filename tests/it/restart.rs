@@ -254,6 +254,10 @@ async fn pitfall_19_a_clock_that_was_off_by_a_year_pins_no_tag() {
         // From then on it is as fresh as any, also after another start.
         let asked = upstream.log().len();
         proxy.pull_manifest(APP, "v1").await;
+        let stored = |it| it == 2.0;
+        proxy
+            .wait_for_metric("layerhold_cache_blobs", &[], stored)
+            .await;
         let proxy = proxy.restart().await;
         let again = proxy.pull_manifest(APP, "v1").await;
         assert_eq!(again.head.cache_status(), "layerhold; hit", "{seconds}");
