@@ -244,9 +244,7 @@ fn take_lock(layout: &Layout, patience: Duration) -> Result<File, OpenError> {
         let _ = io::Seek::rewind(&mut lock);
         let _ = lock.read_to_string(&mut holder);
         let holder = holder.trim().to_owned();
-        // Empty: it is being written at this very moment.
-        let may_end = holder.contains(DRAINING) || holder.is_empty();
-        if !may_end || waited >= patience {
+        if !may_end(&holder, waited) || waited >= patience {
             return Err(OpenError::InUse {
                 dir: layout.dir().to_owned(),
                 holder,
@@ -259,11 +257,39 @@ fn take_lock(layout: &Layout, patience: Duration) -> Result<File, OpenError> {
     Ok(lock)
 }
 
+/// Whether whoever holds the lock may be about to let it go, after this long.
+fn may_end(holder: &str, waited: Duration) -> bool {
+    // Empty: it is being written at this very moment. One that was told to stop a moment ago has perhaps not said so yet.
+    holder.contains(DRAINING) || holder.is_empty() || waited < GRACE
+}
+
 const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How long a successor waits for its predecessor to hear that it is to stop.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Says in the lock file who holds it, and in which state.
 fn write_holder(mut lock: &File, state: &str) -> io::Result<()> {
     lock.set_len(0)?;
     io::Seek::rewind(&mut lock)?;
     writeln!(lock, "{} {state}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_may_be_about_to_go_is_waited_for() {
+        let draining = format!("17 {DRAINING}");
+        for (holder, millis, expected) in [
+            ("17", 0, true),
+            ("17", 1999, true),
+            ("17", 2000, false),
+            ("", 9000, true),
+            (draining.as_str(), 9000, true),
+        ] {
+            let waited = Duration::from_millis(millis);
+            assert_eq!(may_end(holder, waited), expected, "{holder:?} {millis}");
+        }
+    }
 }

@@ -122,7 +122,7 @@ async fn a_newer_layout_is_refused() {
 }
 
 #[tokio::test]
-async fn a_second_instance_on_the_same_directory_is_refused_at_once() {
+async fn a_second_instance_on_the_same_directory_is_refused() {
     let (_upstream, proxy) = pair().await;
     let began = tokio::time::Instant::now();
     let (status, said) = Binary::refused(proxy.builder()).await;
