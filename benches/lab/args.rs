@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// What is measured. Both benches know the same flags.
+/// What is measured. All benches that pull know the same flags.
 #[derive(Parser)]
 pub(crate) struct Args {
     /// Everything small and once: a smoke test that asserts lengths, digests and upstream bytes, and no time

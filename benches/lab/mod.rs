@@ -10,6 +10,7 @@ pub(crate) mod args;
 pub(crate) mod server;
 pub(crate) mod process;
 pub(crate) mod upstream;
+pub(crate) mod limited;
 pub(crate) mod load;
 pub(crate) mod blob;
 pub(crate) mod summary;

@@ -20,6 +20,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the binary that cargo built for the bench, so with its profile.
     pub(crate) fn start(upstream: SocketAddr, log_level: &str) -> Self {
+        Self::start_with(upstream, log_level, "")
+    }
+
+    /// The same, with further keys of its upstream.
+    pub(crate) fn start_with(upstream: SocketAddr, log_level: &str, keys: &str) -> Self {
         let binary = Path::new(env!("CARGO_BIN_EXE_layerhold"));
         let profile = binary.parent().and_then(Path::file_name).unwrap();
         assert_eq!(profile, "release", "another profile says nothing");
@@ -45,6 +50,7 @@ fresh_for = "1h"
 namespace = "bench.example"
 url = "http://{upstream}"
 default = true
+{keys}
 "#,
             cache.display()
         );

@@ -98,6 +98,7 @@ pub(super) struct Upstream {
     pub(super) client_certificate: Option<Value>,
     pub(super) client_key: Option<Value>,
     pub(super) proxy: Option<Value>,
+    pub(super) parallel_ranges: Option<Value>,
 }
 
 /// One `[[upstream.mirror]]`
@@ -116,6 +117,7 @@ pub(super) struct Mirror {
     pub(super) client_certificate: Option<Value>,
     pub(super) client_key: Option<Value>,
     pub(super) proxy: Option<Value>,
+    pub(super) parallel_ranges: Option<Value>,
 }
 
 /// The keys that a registry and its mirrors have in common: how each of them is reached, and as whom.
@@ -131,6 +133,7 @@ pub(super) struct Site {
     pub(super) client_certificate: Option<Value>,
     pub(super) client_key: Option<Value>,
     pub(super) proxy: Option<Value>,
+    pub(super) parallel_ranges: Option<Value>,
 }
 
 /// One entry of an upstream's `tags`
@@ -156,6 +159,7 @@ impl Upstream {
             client_certificate: self.client_certificate.take(),
             client_key: self.client_key.take(),
             proxy: self.proxy.take(),
+            parallel_ranges: self.parallel_ranges.take(),
         }
     }
 }
@@ -174,6 +178,7 @@ impl Mirror {
             client_certificate: self.client_certificate.take(),
             client_key: self.client_key.take(),
             proxy: self.proxy.take(),
+            parallel_ranges: self.parallel_ranges.take(),
         }
     }
 }

@@ -171,15 +171,7 @@ impl Place {
 
     /// A number of things, from 1 to [`COUNT_MAX`].
     pub(super) fn count(self, default: usize) -> Result<usize, Error> {
-        let setting = self.or(default, usize::to_string, |given| {
-            let wanted = "a whole number such as `64`";
-            let value = given
-                .value
-                .as_integer()
-                .ok_or_else(|| given.wrong(wanted))?;
-            let value = given.within(value, &(1..=COUNT_MAX), i64::to_string)?;
-            usize::try_from(value).map_err(|_| given.wrong(wanted))
-        })?;
+        let setting = self.or(default, usize::to_string, |given| given.count(COUNT_MAX))?;
         Ok(setting.value)
     }
 
@@ -228,6 +220,15 @@ impl Given {
     pub(super) fn str(&self, wanted: &'static str) -> Result<&str, Error> {
         let text = self.value.as_str().filter(|text| !text.is_empty());
         text.ok_or_else(|| self.wrong(wanted))
+    }
+
+    /// A whole number from one to `most`.
+    pub(super) fn count(&self, most: i64) -> Result<usize, Error> {
+        let wanted = "a whole number such as `64`";
+        let value = self.value.as_integer();
+        let value = value.ok_or_else(|| self.wrong(wanted))?;
+        let value = self.within(value, &(1..=most), i64::to_string)?;
+        usize::try_from(value).map_err(|_| self.wrong(wanted))
     }
 
     pub(super) fn bool(&self) -> Result<bool, Error> {

@@ -274,7 +274,11 @@ fn write_site(out: &mut String, site: &SiteConfig) -> fmt::Result {
         writeln!(out, "client_certificate = {certificate}")?;
         writeln!(out, "client_key = {}", quoted(client.key.display()))?;
     }
-    write_egress(out, &site.egress)
+    write_egress(out, &site.egress)?;
+    if site.parallel_ranges > 1 {
+        writeln!(out, "parallel_ranges = {}", site.parallel_ranges)?;
+    }
+    Ok(())
 }
 
 /// A proxy of the file's is a key; those of the environment are there already, and may have passwords.
@@ -413,7 +417,7 @@ mod tests {
              [[upstream]]\nnamespace = \"localhost\"\nurl = \"http://[::1]:5001/\"\ndefault = true\nhosts = [\"x\", \"y:5000\"]\n\
              tags = [{ match = '^\"v\\d+$', fresh_for = \"1d\" }]\noffline = true\nusername = 'u'\npassword_file = '/p'\n\
              token_realms = ['https://t.x']\nredirect_networks = ['10.0.0.0/8']\nca_file = '/c'\nclient_certificate = '/d'\nclient_key = '/k'\n\
-             proxy = 'egress:3128'\n[[upstream.mirror]]\nurl = 'https://m.x/hub/a'\nresolve = false\ncredential_helper = 'ecr-login'\n\
+             proxy = 'egress:3128'\nparallel_ranges = 4\n[[upstream.mirror]]\nurl = 'https://m.x/hub/a'\nresolve = false\ncredential_helper = 'ecr-login'\n\
              proxy = 'none'\n[[upstream.mirror]]\nurl = 'http://n.x:1'\ncredential_helper = '/opt/helper'",
         ] {
             let report = load(text).unwrap().report();

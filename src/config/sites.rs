@@ -63,6 +63,7 @@ pub(super) fn bare(url: Uri, defaults: &Defaults) -> SiteConfig {
         idle_timeout: defaults.idle_timeout,
         rest: defaults.retry_after,
         requests_max: defaults.requests_max,
+        parallel_ranges: 1,
         addresses: AddressBook::default(),
     }
 }
@@ -124,6 +125,9 @@ pub(super) fn read(keys: &Keys<'_>, table: file::Site, site: &mut SiteConfig) ->
     if let Some(proxy) = keys.place("proxy", table.proxy).given() {
         site.egress = read_proxy(&proxy)?;
     }
+    if let Some(given) = keys.place("parallel_ranges", table.parallel_ranges).given() {
+        site.parallel_ranges = given.count(PARALLEL_RANGES_MAX)?;
+    }
     let credential = Credential {
         username: keys.place("username", table.username).given(),
         password_file: keys.place("password_file", table.password_file).given(),
@@ -135,6 +139,9 @@ pub(super) fn read(keys: &Keys<'_>, table: file::Site, site: &mut SiteConfig) ->
     site.credential = credential.read(keys, &site.url)?;
     Ok(())
 }
+
+/// More connections for one blob are no way to treat a registry.
+const PARALLEL_RANGES_MAX: i64 = 16;
 
 /// The keys that say who we are.
 struct Credential {

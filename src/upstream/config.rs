@@ -60,6 +60,9 @@ pub struct SiteConfig {
     pub rest: Duration,
     /// Requests in flight at once; further ones wait.
     pub requests_max: usize,
+    /// Parts of one blob that are asked for at once, each over a connection of its own; 1 asks for the whole. Further parts
+    /// wait in memory until it is their turn.
+    pub parallel_ranges: usize,
     /// What names and addresses mean; nothing but what they are, except in tests.
     pub addresses: AddressBook,
 }

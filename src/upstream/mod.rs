@@ -18,6 +18,7 @@
 mod files;
 mod window;
 mod transfer;
+mod part;
 mod client;
 mod site;
 mod sender;

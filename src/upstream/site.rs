@@ -30,6 +30,7 @@ pub(super) struct Site {
     /// What stands before the names of repositories there.
     prefix: Option<RepositoryName>,
     idle_timeout: Duration,
+    parallel_ranges: usize,
     /// How long a place, and then an answer, is waited for where there is somebody else to ask.
     patience: Option<Duration>,
     /// Requests in flight, bodies included.
@@ -110,6 +111,7 @@ impl Site {
         let requests_max = config.requests_max;
         Ok(Self {
             idle_timeout: config.idle_timeout,
+            parallel_ranges: config.parallel_ranges,
             patience,
             prefix: config.prefix.clone(),
             places: Arc::new(Semaphore::new(requests_max)),
@@ -286,16 +288,30 @@ impl Site {
         self.blob_from(place, (name, digest), part, if_range).await
     }
 
-    /// Asks for a part of a blob, unless all places are taken: who asks so stands in nobody's way.
-    pub(super) async fn blob_now(
+    /// How many parts of a blob are asked for at once.
+    pub(super) fn parallel_ranges(&self) -> usize {
+        self.parallel_ranges
+    }
+
+    /// A place for a part of a blob, unless all are taken: who asks so stands in nobody's way.
+    pub(super) fn place_now(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.blob_places).try_acquire_owned().ok()
+    }
+
+    /// That all places are taken.
+    pub(super) fn busy(&self) -> Error {
+        let host = self.host().to_owned();
+        Error::Busy { host }
+    }
+
+    /// Asks for a part of a blob, in a place that is held already.
+    pub(super) async fn blob_part(
         &self,
+        place: OwnedSemaphorePermit,
         name: &RepositoryName,
         digest: &Digest,
         part: &Range<u64>,
     ) -> Result<BlobAnswer, Error> {
-        let place = Arc::clone(&self.blob_places).try_acquire_owned();
-        let host = || self.host().to_owned();
-        let place = place.map_err(|_| Error::Busy { host: host() })?;
         let part = Some((part.start, Some(part.end)));
         self.blob_from(place, (name, digest), part, None).await
     }
@@ -392,17 +408,16 @@ impl Site {
     }
 
     async fn place(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-        let host = || self.host().to_owned();
         let waiting = Arc::clone(places).acquire_owned();
         let place = match self.patience {
             None => waiting.await,
             Some(patience) => match timeout(patience, waiting).await {
                 Ok(place) => place,
-                Err(_) => return Err(Error::Busy { host: host() }),
+                Err(_) => return Err(self.busy()),
             },
         };
         // The semaphore is never closed.
-        place.map_err(|_| Error::Busy { host: host() })
+        place.map_err(|_| self.busy())
     }
 
     /// The head of an answer, within the time there is.

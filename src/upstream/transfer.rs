@@ -7,12 +7,14 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::body::Body;
 use super::client::{Mirror, Upstream};
 use super::error::{Error, Fault};
+use super::part::{Ahead, Asked, PART_BYTES, Part};
 use super::site::{BlobAnswer, Site};
 use crate::oci::{Digest, RepositoryName};
 
@@ -31,7 +33,7 @@ pub struct Source {
 pub struct Sources(Arc<Mutex<Vec<Source>>>);
 
 /// One place of a source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Spot {
     pub(super) site: Arc<Site>,
     name: RepositoryName,
@@ -43,6 +45,8 @@ pub(super) struct Spot {
     validator: Option<HeaderValue>,
     /// Whether parts cannot be had here, so that the whole is asked for and passed over.
     is_whole_only: bool,
+    /// Whether it gives several parts at once.
+    is_parted: bool,
     /// Until when it wants to be left alone.
     rests_until: Instant,
 }
@@ -68,7 +72,11 @@ pub struct Transfer {
     sized_by: Option<usize>,
     /// Whether the size that callers were told cannot be right.
     doomed: bool,
-    body: Option<Body>,
+    body: Option<Coming>,
+    /// Where the present body ends, when that is not the end of the blob.
+    part_end: Option<u64>,
+    /// What comes after it already.
+    ahead: Ahead,
     /// Bytes of the present body that the caller has already.
     skip: u64,
     /// Failures since the last progress, and in all.
@@ -76,6 +84,22 @@ pub struct Transfer {
     resumptions: u64,
     /// Bytes that the caller got.
     given: u64,
+}
+
+/// What is read at the moment.
+#[derive(Debug)]
+enum Coming {
+    Body(Body),
+    Part(Part),
+}
+
+impl Coming {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Body(body) => body.next().await,
+            Self::Part(part) => part.next().await,
+        }
+    }
 }
 
 impl Sources {
@@ -127,6 +151,8 @@ impl Transfer {
             sized_by: None,
             doomed: false,
             body: None,
+            part_end: None,
+            ahead: Ahead::default(),
             skip: 0,
             failures: 0,
             resumptions: 0,
@@ -148,7 +174,8 @@ impl Transfer {
 
     /// Begins again with the first byte. A size that was said must be said again.
     pub fn rewind(&mut self) {
-        (self.body, self.skip) = (None, 0);
+        (self.body, self.part_end, self.skip) = (None, None, 0);
+        self.ahead.clear();
         self.position = 0;
     }
 
@@ -182,6 +209,7 @@ impl Transfer {
                         return Ok(Some(bytes));
                     }
                 }
+                Ok(None) if self.part_end == Some(self.position) => self.body = None,
                 Ok(None) if end.is_none() => return Ok(None),
                 // Less than was announced, though the connection vouches for its end.
                 Ok(None) => {
@@ -239,7 +267,7 @@ impl Transfer {
 
     /// Notes a failure, and waits before the next attempt; or gives the error back when it is one too many.
     async fn recover(&mut self, error: Error) -> Result<(), Error> {
-        self.body = None;
+        (self.body, self.part_end) = (None, None);
         self.failures += 1;
         self.resumptions += 1;
         self.look_for_sources(SOURCES_MAX)?;
@@ -318,12 +346,29 @@ impl Transfer {
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
+        if let Some(part) = self.ahead.take(self.position) {
+            self.turn = part.turn;
+            (self.part_end, self.skip) = (Some(part.range.end), 0);
+            self.body = Some(Coming::Part(part));
+            self.look_ahead();
+            return Ok(());
+        }
+        let until = self.part_until();
         let Some(spot) = self.spots.get_mut(self.turn) else {
             return Ok(());
         };
-        let whole = self.position == 0 && self.until.is_none();
-        let part = (!whole).then_some((self.position, self.until));
-        let answer = match spot.answer(&self.digest, part).await {
+        let answer = match until {
+            Some(until) => {
+                let part = self.position..until;
+                spot.answer_with_part(&self.digest, part).await
+            }
+            None => {
+                let whole = self.position == 0 && self.until.is_none();
+                let part = (!whole).then_some((self.position, self.until));
+                spot.answer(&self.digest, part).await
+            }
+        };
+        let answer = match answer {
             // There is nothing where by the size there is more.
             Err(Error::Status { status, .. })
                 if status == StatusCode::RANGE_NOT_SATISFIABLE
@@ -343,8 +388,48 @@ impl Transfer {
         }
         self.size = self.size.or(answer.size);
         self.skip = self.position - answer.begins_at;
-        self.body = Some(answer.body);
+        self.part_end = answer.range.map(|it| it.end).filter(|_| until.is_some());
+        self.body = Some(Coming::Body(answer.body));
+        self.look_ahead();
         Ok(())
+    }
+
+    /// Where the next part ends, at a place of which several are asked for at once. A blob that is no longer than one is
+    /// asked for as anywhere.
+    fn part_until(&self) -> Option<u64> {
+        let spot = self.spots.get(self.turn)?;
+        let ends_at = self.position + PART_BYTES;
+        let is_last = self.size.is_some_and(|size| size <= ends_at) && self.ahead.len() == 0;
+        if self.until.is_some() || !spot.is_parted || is_last {
+            return None;
+        }
+        Some(self.ahead.begins_at().map_or(ends_at, |it| it.min(ends_at)))
+    }
+
+    /// Has further parts come, as many as the place gives at once and as there are places among the requests in flight that
+    /// nobody else wants.
+    fn look_ahead(&mut self) {
+        let (Some(spot), Some(part_end), Some(size)) =
+            (self.spots.get(self.turn), self.part_end, self.size)
+        else {
+            return;
+        };
+        let mut from = self.ahead.ends_at().unwrap_or(part_end);
+        while spot.is_parted && self.ahead.len() + 1 < spot.site.parallel_ranges() && from < size {
+            let Some(place) = spot.site.place_now() else {
+                return;
+            };
+            let range = from..(from + PART_BYTES).min(size);
+            from = range.end;
+            let asked = Asked {
+                site: Arc::clone(&spot.site),
+                range: range.clone(),
+                size,
+            };
+            let (spot, digest) = (spot.clone(), self.digest);
+            let answer = async move { spot.ask_part(place, &digest, &range).await };
+            self.ahead.push(Part::begin(self.turn, asked, answer));
+        }
     }
 }
 
@@ -384,6 +469,37 @@ impl Spot {
         Ok(answer)
     }
 
+    /// Asks for one of several parts; or, where the answer to that is of no use, for everything that is left, and from then
+    /// on never for less.
+    async fn answer_with_part(
+        &mut self,
+        digest: &Digest,
+        part: Range<u64>,
+    ) -> Result<BlobAnswer, Error> {
+        let answer = self.ask(digest, Some((part.start, Some(part.end))), None);
+        let answer = answer.await;
+        let is_useful = match &answer {
+            // What is no part has everything.
+            Ok(answer) if answer.range.is_none() => {
+                self.is_parted = false;
+                true
+            }
+            Ok(answer) => answer.size.is_some() && answer.begins_at == part.start,
+            Err(error) => {
+                let is_of_range = matches!(error.fault(), Some(Fault::Encoding | Fault::Range));
+                !is_of_range && !error.is_beyond_the_end()
+            }
+        };
+        if is_useful {
+            return answer;
+        }
+        self.is_parted = false;
+        // Its place among the requests in flight is wanted for the next one.
+        drop(answer);
+        let rest = (part.start > 0).then_some((part.start, None));
+        self.answer(digest, rest).await
+    }
+
     async fn ask(
         &self,
         digest: &Digest,
@@ -400,7 +516,18 @@ impl Spot {
         digest: &Digest,
         part: &Range<u64>,
     ) -> Result<BlobAnswer, Error> {
-        let asking = self.site.blob_now(&self.name, digest, part);
+        let place = self.site.place_now().ok_or_else(|| self.site.busy())?;
+        self.ask_part(place, digest, part).await
+    }
+
+    /// Asks for a part in a place that is held already.
+    pub(super) async fn ask_part(
+        &self,
+        place: OwnedSemaphorePermit,
+        digest: &Digest,
+        part: &Range<u64>,
+    ) -> Result<BlobAnswer, Error> {
+        let asking = self.site.blob_part(place, &self.name, digest, part);
         self.noted(asking).await
     }
 
@@ -426,6 +553,7 @@ pub(super) fn spots(source: &Source) -> Result<Vec<Spot>, Error> {
         gave: false,
         validator: None,
         is_whole_only: false,
+        is_parted: site.parallel_ranges() > 1,
         rests_until: Instant::now(),
     };
     let mirrors = mirrors

@@ -13,6 +13,7 @@ mod pull;
 mod range;
 mod multipart;
 mod window;
+mod parallel;
 mod coalesce;
 mod tags;
 mod routes;
