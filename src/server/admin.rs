@@ -10,9 +10,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use prometheus::{Encoder, Registry, TextEncoder};
-use tracing::error;
+use tracing::{debug, error};
 
 use super::health::Health;
+use super::peer::Peer;
 use super::purge;
 use super::verify::Verifications;
 use crate::cache::Cache;
@@ -32,8 +33,17 @@ impl Admin {
     /// Answers one request.
     pub(super) async fn handle(
         self,
+        peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+        debug!(
+            peer = %peer.address,
+            tls = peer.is_tls,
+            certificate = peer.certificate.as_deref(),
+            method = %request.method(),
+            path = request.uri().path(),
+            "admin request"
+        );
         let response = match request.uri().path() {
             "/verify" => return Ok(self.verifications.answer(request).await),
             "/purge" => purge::answer(&self.proxy, request).await,

@@ -2,7 +2,7 @@
 //! response has ended.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::body::ResponseBody;
 use super::connection::ConnectionHandle;
 use super::metrics::{Labels, Metrics, end_label};
+use super::peer::Peer;
 use super::peers::Peers;
 use super::respond::{self, Wanted};
 use crate::net::{Chain, End, Metered, requested_host};
@@ -40,7 +41,7 @@ struct Line {
     /// Who asks, as far as it is known.
     client: IpAddr,
     /// The other end of the connection: the client, or a proxy.
-    peer: SocketAddr,
+    peer: Peer,
     method: http::Method,
     path: String,
     labels: Labels,
@@ -55,7 +56,7 @@ struct Line {
 /// Answers one request.
 pub(super) async fn handle(
     front: Arc<Front>,
-    peer: SocketAddr,
+    peer: Peer,
     connection: ConnectionHandle,
     request: Request<Incoming>,
 ) -> Result<Response<MeteredBody>, Infallible> {
@@ -164,14 +165,14 @@ async fn respond_to(
 impl Line {
     fn of(
         front: &Front,
-        peer: SocketAddr,
+        peer: Peer,
         request: &Request<Incoming>,
         route: &Result<Route, Error>,
         id: String,
     ) -> Self {
         Self {
             id,
-            client: front.peers.client(peer.ip(), request.headers()),
+            client: front.peers.client(peer.address.ip(), request.headers()),
             peer,
             method: request.method().clone(),
             path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),
@@ -211,7 +212,9 @@ impl Drop for Line {
         info!(
             request = self.id,
             client = %self.client,
-            peer = %self.peer,
+            peer = %self.peer.address,
+            tls = self.peer.is_tls,
+            certificate = self.peer.certificate.as_deref(),
             method = %self.method,
             path = self.path,
             upstream = self.labels.upstream,

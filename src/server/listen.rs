@@ -23,6 +23,7 @@ use super::connection::Connection;
 use super::handle::{Front, handle};
 use super::health::Health;
 use super::metrics::Metrics;
+use super::peer::Peer;
 use super::peers::Peers;
 use super::verify::Verifications;
 use crate::cache::Cache;
@@ -228,10 +229,16 @@ impl Acceptor {
                 identified = front.peers.identify(&mut connection, peer) => identified,
             };
             let Some(peer) = identified else { return };
+            let seen = Peer::plain(peer);
             let (of_connection, ending) = (connection.handle(), connection.handle());
             let service = service_fn(move |request| {
                 of_connection.head_is_whole();
-                handle(Arc::clone(&front), peer, of_connection.clone(), request)
+                handle(
+                    Arc::clone(&front),
+                    seen.clone(),
+                    of_connection.clone(),
+                    request,
+                )
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -281,8 +288,8 @@ async fn serve_admin(
             () = stopping.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let tcp = match accepted {
-            Ok((tcp, _)) => tcp,
+        let (tcp, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 sleep(faults.met(&error)).await;
                 continue;
@@ -292,7 +299,8 @@ async fn serve_admin(
         let (admin, stopping) = (admin.clone(), stopping.clone());
         tokio::spawn(async move {
             let _place = place;
-            let service = service_fn(move |request| admin.clone().handle(request));
+            let peer = Peer::plain(unmapped_address(address));
+            let service = service_fn(move |request| admin.clone().handle(peer.clone(), request));
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(ADMIN_HEADER_READ_TIMEOUT)

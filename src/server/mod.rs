@@ -16,6 +16,7 @@ mod respond;
 mod multipart;
 mod body;
 mod peers;
+mod peer;
 mod connection;
 mod health;
 mod metrics;
