@@ -40,6 +40,7 @@
 //! - [`cache`] is bytes on disk. *It cannot name a host.* [`upstream`] is one remote registry. *It names no file
 //!   but those of its credentials and certificates.* The two never meet but in `proxy`, so that the cache is tested without
 //!   a network and the client without a disk.
+//! - [`files`] reads the files that a configuration names: certificates, and what changes while we run.
 //! - [`net`] holds HTTP pieces that know no registry; [`oci`] holds the spec's words as types, *without I/O, clock or
 //!   async*.
 //!
@@ -73,5 +74,6 @@ pub mod server;
 pub mod proxy;
 pub mod cache;
 pub mod upstream;
+pub mod files;
 pub mod net;
 pub mod oci;

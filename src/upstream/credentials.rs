@@ -4,9 +4,8 @@
 //! refuses what they gave, so that a corrected password is used by the next request.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tracing::warn;
 use super::config::{CredentialSource, SiteConfig};
 use super::credential::{Credential, CredentialError};
 use super::helper;
+use crate::files::Mark;
 use crate::net::{Chain, Secret};
 use crate::oci::RepositoryName;
 
@@ -54,16 +54,6 @@ struct PasswordFile {
 
 /// The last password that could be read, and the mark of the file that it was in.
 type LastRead = Option<(Mark, Arc<Credential>)>;
-
-/// By what a file is told from what it was: time of change, length and place on its disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
-    seconds: i64,
-    nanoseconds: i64,
-    len: u64,
-    device: u64,
-    inode: u64,
-}
 
 /// A program that knows.
 #[derive(Debug)]
@@ -292,18 +282,6 @@ impl Helper {
                 state.failure = Some((now, error.clone()));
                 Err(error)
             }
-        }
-    }
-}
-
-impl Mark {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            seconds: metadata.mtime(),
-            nanoseconds: metadata.mtime_nsec(),
-            len: metadata.len(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
         }
     }
 }
