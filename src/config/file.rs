@@ -88,6 +88,7 @@ pub(super) struct Upstream {
     pub(super) offline: Option<Value>,
     pub(super) tags: Vec<Tags>,
     pub(super) mirror: Vec<Mirror>,
+    pub(super) credential: Vec<Credential>,
     pub(super) username: Option<Value>,
     pub(super) password_file: Option<Value>,
     pub(super) password_env: Option<Value>,
@@ -107,6 +108,7 @@ pub(super) struct Upstream {
 pub(super) struct Mirror {
     pub(super) url: Option<Value>,
     pub(super) resolve: Option<Value>,
+    pub(super) credential: Vec<Credential>,
     pub(super) username: Option<Value>,
     pub(super) password_file: Option<Value>,
     pub(super) password_env: Option<Value>,
@@ -123,6 +125,7 @@ pub(super) struct Mirror {
 /// The keys that a registry and its mirrors have in common: how each of them is reached, and as whom.
 #[derive(Debug, Default)]
 pub(super) struct Site {
+    pub(super) credential: Vec<Credential>,
     pub(super) username: Option<Value>,
     pub(super) password_file: Option<Value>,
     pub(super) password_env: Option<Value>,
@@ -134,6 +137,17 @@ pub(super) struct Site {
     pub(super) client_key: Option<Value>,
     pub(super) proxy: Option<Value>,
     pub(super) parallel_ranges: Option<Value>,
+}
+
+/// One `[[upstream.credential]]` or `[[upstream.mirror.credential]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Credential {
+    pub(super) repositories: Option<Value>,
+    pub(super) username: Option<Value>,
+    pub(super) password_file: Option<Value>,
+    pub(super) password_env: Option<Value>,
+    pub(super) credential_helper: Option<Value>,
 }
 
 /// One entry of an upstream's `tags`
@@ -149,6 +163,7 @@ impl Upstream {
     /// Takes out what it has in common with its mirrors.
     pub(super) fn site(&mut self) -> Site {
         Site {
+            credential: std::mem::take(&mut self.credential),
             username: self.username.take(),
             password_file: self.password_file.take(),
             password_env: self.password_env.take(),
@@ -168,6 +183,7 @@ impl Mirror {
     /// Takes out what it has in common with the registry itself.
     pub(super) fn site(&mut self) -> Site {
         Site {
+            credential: std::mem::take(&mut self.credential),
             username: self.username.take(),
             password_file: self.password_file.take(),
             password_env: self.password_env.take(),
@@ -188,8 +204,12 @@ impl File {
     pub(super) fn variables(&self) -> Vec<&str> {
         let upstreams = self.upstream.iter().flatten();
         let named = upstreams.flat_map(|upstream| {
-            let mirrors = upstream.mirror.iter().map(|it| &it.password_env);
-            mirrors.chain([&upstream.password_env])
+            let mirrors = upstream.mirror.iter();
+            let folders = mirrors.clone().flat_map(|it| &it.credential);
+            let folders = folders.chain(&upstream.credential);
+            let places = mirrors.map(|it| &it.password_env);
+            let folders = folders.map(|it| &it.password_env);
+            places.chain(folders).chain([&upstream.password_env])
         });
         named.flatten().filter_map(Value::as_str).collect()
     }

@@ -8,7 +8,7 @@ use tracing::Level;
 use crate::cache::{self, Share};
 use crate::net::{DurationText, SizeText};
 use crate::proxy::{Freshness, UpstreamConfig};
-use crate::upstream::{CredentialSource, Egress, MirrorConfig, SiteConfig};
+use crate::upstream::{CredentialSource, Egress, FolderCredential, MirrorConfig, SiteConfig};
 
 use super::effective::{Config, Log, LogFormat};
 use super::sites::{NO_PROXY, no_egress};
@@ -201,6 +201,7 @@ fn write_upstream(
         writeln!(out, "offline = true")?;
     }
     write_site(out, &upstream.connection.own)?;
+    write_folders(out, "upstream", &upstream.connection.own)?;
     upstream
         .connection
         .mirrors
@@ -214,7 +215,8 @@ fn write_mirror(out: &mut String, mirror: &MirrorConfig) -> fmt::Result {
     if !mirror.resolves {
         writeln!(out, "resolve = false")?;
     }
-    write_site(out, &mirror.site)
+    write_site(out, &mirror.site)?;
+    write_folders(out, "upstream.mirror", &mirror.site)
 }
 
 fn write_url(out: &mut String, site: &SiteConfig) -> fmt::Result {
@@ -227,29 +229,45 @@ fn write_url(out: &mut String, site: &SiteConfig) -> fmt::Result {
     }
 }
 
-/// How a site is reached, and as whom. Passwords are not known here but for those of variables, which stay where they are.
-fn write_site(out: &mut String, site: &SiteConfig) -> fmt::Result {
-    match &site.credential {
-        Some(CredentialSource::File {
+/// Who we are in some of a site's repositories; `table` is the site's.
+fn write_folders(out: &mut String, table: &str, site: &SiteConfig) -> fmt::Result {
+    for FolderCredential { folder, source } in &site.folder_credentials {
+        writeln!(out, "\n[[{table}.credential]]")?;
+        writeln!(out, "repositories = {}", quoted(folder))?;
+        write_credential(out, source)?;
+    }
+    Ok(())
+}
+
+/// Who we are. Passwords are not known here but for those of variables, which stay where they are.
+fn write_credential(out: &mut String, source: &CredentialSource) -> fmt::Result {
+    match source {
+        CredentialSource::File {
             username,
             password_file,
-        }) => {
+        } => {
             writeln!(out, "username = {}", quoted(username))?;
-            writeln!(out, "password_file = {}", quoted(password_file.display()))?;
+            writeln!(out, "password_file = {}", quoted(password_file.display()))
         }
-        Some(CredentialSource::Variable {
+        CredentialSource::Variable {
             username, variable, ..
-        }) => {
+        } => {
             writeln!(out, "username = {}", quoted(username))?;
-            writeln!(out, "password_env = {}", quoted(variable))?;
+            writeln!(out, "password_env = {}", quoted(variable))
         }
-        Some(CredentialSource::Helper { program, .. }) => {
+        CredentialSource::Helper { program, .. } => {
             let program = program.display().to_string();
             let name = program.strip_prefix("docker-credential-");
             let name = quoted(name.unwrap_or(&program));
-            writeln!(out, "credential_helper = {name}")?;
+            writeln!(out, "credential_helper = {name}")
         }
-        None => {}
+    }
+}
+
+/// How a site is reached, and as whom.
+fn write_site(out: &mut String, site: &SiteConfig) -> fmt::Result {
+    if let Some(source) = &site.credential {
+        write_credential(out, source)?;
     }
     if !site.token_realms.is_empty() {
         let realms = site.token_realms.iter().map(|realm| {
@@ -389,7 +407,7 @@ mod tests {
         let Some((first, rest)) = path.split_first() else {
             return Value::Integer(1);
         };
-        let list = matches!(*first, "upstream" | "tags" | "mirror");
+        let list = matches!(*first, "upstream" | "tags" | "mirror" | "credential");
         let inner = if list {
             Value::Array(vec![nested(rest)])
         } else {
@@ -418,7 +436,7 @@ mod tests {
              tags = [{ match = '^\"v\\d+$', fresh_for = \"1d\" }]\noffline = true\nusername = 'u'\npassword_file = '/p'\n\
              token_realms = ['https://t.x']\nredirect_networks = ['10.0.0.0/8']\nca_file = '/c'\nclient_certificate = '/d'\nclient_key = '/k'\n\
              proxy = 'egress:3128'\nparallel_ranges = 4\n[[upstream.mirror]]\nurl = 'https://m.x/hub/a'\nresolve = false\ncredential_helper = 'ecr-login'\n\
-             proxy = 'none'\n[[upstream.mirror]]\nurl = 'http://n.x:1'\ncredential_helper = '/opt/helper'",
+             proxy = 'none'\n[[upstream.mirror.credential]]\nrepositories = 'a'\ncredential_helper = 'x'\n[[upstream.mirror]]\nurl = 'http://n.x:1'\ncredential_helper = '/opt/helper'\n[[upstream.credential]]\nrepositories = 'a/b'\nusername = 'v'\npassword_file = '/q'",
         ] {
             let report = load(text).unwrap().report();
             assert_eq!(load(&report).unwrap().report(), report);

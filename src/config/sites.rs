@@ -8,7 +8,8 @@ use toml::Value;
 use crate::net::{Networks, Secret};
 use crate::oci::RepositoryName;
 use crate::upstream::{
-    AddressBook, ClientCertificate, CredentialSource, Egress, MirrorConfig, SiteConfig, TlsConfig,
+    AddressBook, ClientCertificate, CredentialSource, Egress, FolderCredential, MirrorConfig,
+    SiteConfig, TlsConfig,
 };
 
 use super::addresses::{read_address, read_url};
@@ -54,6 +55,7 @@ pub(super) fn bare(url: Uri, defaults: &Defaults) -> SiteConfig {
         url,
         prefix: None,
         credential: None,
+        folder_credentials: Vec::new(),
         token_realms: Vec::new(),
         redirect_networks: Networks::default(),
         tls: TlsConfig::default(),
@@ -137,6 +139,39 @@ pub(super) fn read(keys: &Keys<'_>, table: file::Site, site: &mut SiteConfig) ->
             .given(),
     };
     site.credential = credential.read(keys, &site.url)?;
+    for (nth, folder) in table.credential.into_iter().enumerate() {
+        let table = format!("{}.credential[{}]", keys.table, nth + 1);
+        let sources = keys.sources;
+        read_folder(&Keys { sources, table }, folder, site)?;
+    }
+    Ok(())
+}
+
+/// Reads who we are in some repositories.
+fn read_folder(
+    keys: &Keys<'_>,
+    table: file::Credential,
+    site: &mut SiteConfig,
+) -> Result<(), Error> {
+    let given = keys.place("repositories", table.repositories).given();
+    let given = given.ok_or_else(|| keys.missing("repositories", REPOSITORIES))?;
+    let folder = RepositoryName::parse(given.str(REPOSITORIES)?);
+    let folder = folder.map_err(|_| given.wrong(REPOSITORIES))?;
+    if site.folder_credentials.iter().any(|it| it.folder == folder) {
+        return Err(given.taken("another credential is for these"));
+    }
+    let credential = Credential {
+        username: keys.place("username", table.username).given(),
+        password_file: keys.place("password_file", table.password_file).given(),
+        password_env: keys.place("password_env", table.password_env).given(),
+        helper: keys
+            .place("credential_helper", table.credential_helper)
+            .given(),
+    };
+    let source = credential.read(keys, &site.url)?;
+    let source = source.ok_or_else(|| keys.missing("username", USERNAME))?;
+    site.folder_credentials
+        .push(FolderCredential { folder, source });
     Ok(())
 }
 
@@ -319,6 +354,8 @@ pub(super) const NO_PROXY: &str = "none";
 const MIRROR_URL: &str = "a mirror's address such as `https://mirror.example` or `https://mirror.example/docker.io`: http or https, a host, perhaps a port and a path, and no user or query";
 const REALMS: &str = "a list of token servers such as `[\"https://auth.example\"]`";
 const FILE: &str = "a file such as `/etc/layerhold/hub.pem`";
+const REPOSITORIES: &str =
+    "a repository such as `team/app`, or what stands before the names of several, such as `team`";
 const USERNAME: &str = "a user name without a colon";
 const PASSWORD: &str = "where the password is: password_file or password_env";
 const VARIABLE: &str = "the name of an environment variable that is set";
@@ -467,7 +504,7 @@ mod tests {
         }
     }
 
-    const REFUSALS: [(&str, &str); 17] = [
+    const REFUSALS: [(&str, &str); 22] = [
         (
             "username = 'u'",
             "password_file: missing: give where the password is",
@@ -532,6 +569,28 @@ mod tests {
         (
             "[[upstream.mirror]]\nurl = 'https://m/A'",
             "mirror[1].url: \"https://m/A\": not a mirror's address",
+        ),
+        (
+            "[[upstream.credential]]\ncredential_helper = 'x'",
+            "credential[1].repositories: missing: give a repository such as",
+        ),
+        (
+            "[[upstream.credential]]\nrepositories = 'a/'",
+            "credential[1].repositories: \"a/\": not a repository such as",
+        ),
+        (
+            "[[upstream.credential]]\nrepositories = 'a'",
+            "credential[1].username: missing: give a user name",
+        ),
+        (
+            "[[upstream.credential]]\nrepositories = 'a'\ncredential_helper = 'x'\n\
+             [[upstream.credential]]\nrepositories = 'a'\ncredential_helper = 'y'",
+            "credential[2].repositories: \"a\": another credential is for these",
+        ),
+        (
+            "[[upstream.mirror]]\nurl = 'https://m'\n[[upstream.mirror.credential]]\nrepositories = 'a'\n\
+             username = 'u'\npassword_env = 'X'",
+            "mirror[1].credential[1].password_env: \"X\": not the name of an environment variable",
         ),
     ];
 }

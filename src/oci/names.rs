@@ -65,6 +65,12 @@ impl RepositoryName {
         &self.0
     }
 
+    /// Whether this is the repository `folder`, or one below it.
+    pub fn is_within(&self, folder: &Self) -> bool {
+        let rest = self.0.strip_prefix(folder.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// The name of an official image on Docker Hub: `debian` there is `library/debian`. Others stay as they are.
     #[must_use]
     pub fn in_library(self) -> Self {
@@ -228,6 +234,22 @@ pub fn fuzz_names(input: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_holds_whole_segments() {
+        let name = |text| RepositoryName::parse(text).unwrap();
+        for (repository, folder, expected) in [
+            ("org/team", "org/team", true),
+            ("org/team/app", "org/team", true),
+            ("org/team/app", "org", true),
+            ("org/teamwork", "org/team", false),
+            ("org", "org/team", false),
+            ("x/org/team", "org/team", false),
+        ] {
+            let found = name(repository).is_within(&name(folder));
+            assert_eq!(found, expected, "{repository} in {folder}");
+        }
+    }
 
     #[test]
     fn repository_names_are_those_of_the_spec() {

@@ -41,6 +41,8 @@ pub struct SiteConfig {
     pub prefix: Option<RepositoryName>,
     /// Who we are to it; `None` is nobody.
     pub credential: Option<CredentialSource>,
+    /// Who we are instead in some of its repositories; of several folders that hold one, the innermost decides.
+    pub folder_credentials: Vec<FolderCredential>,
     /// Token servers that may be asked besides those of its registrable domain.
     pub token_realms: Vec<Uri>,
     /// Networks that a redirect may lead to besides the Internet and the site's own class of addresses.
@@ -65,6 +67,15 @@ pub struct SiteConfig {
     pub parallel_ranges: usize,
     /// What names and addresses mean; nothing but what they are, except in tests.
     pub addresses: AddressBook,
+}
+
+/// Who we are in some repositories of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderCredential {
+    /// The repository, or all those below it, by the names that they have behind the site's prefix.
+    pub folder: RepositoryName,
+    /// Who we are there.
+    pub source: CredentialSource,
 }
 
 /// Where a user name and a password come from. What may change is read again when it has changed.

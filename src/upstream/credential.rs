@@ -13,7 +13,7 @@ use http::HeaderValue;
 use crate::net::Secret;
 
 /// A user name and a password. Equal ones are the same to a registry, wherever they come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Credential {
     username: String,
     password: Secret,

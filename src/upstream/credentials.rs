@@ -26,6 +26,8 @@ use crate::oci::RepositoryName;
 pub(super) struct Credentials {
     /// The configured name of the upstream, for logs.
     upstream: String,
+    /// The configured folder of repositories that they are for, if it is not all, for logs.
+    repositories: Option<String>,
     source: Source,
     /// The ones that the log says were refused.
     refused: Mutex<Option<Arc<Credential>>>,
@@ -86,10 +88,16 @@ struct Answer {
 type Found = (Option<Arc<Credential>>, Option<CredentialError>);
 
 impl Credentials {
-    pub(super) fn new(upstream: &str, site: &SiteConfig) -> Self {
+    /// From this source, for a folder of the site's repositories or all of them.
+    pub(super) fn new(
+        upstream: &str,
+        site: &SiteConfig,
+        folder: Option<&RepositoryName>,
+        source: Option<CredentialSource>,
+    ) -> Self {
         // No more than a registry itself may take; helpers ask registries.
         let patience = (site.connect_timeout + site.first_byte_timeout).min(PATIENCE_MAX);
-        let source = match site.credential.clone() {
+        let source = match source {
             None => Source::Constant(None),
             Some(CredentialSource::Variable {
                 username, password, ..
@@ -112,6 +120,7 @@ impl Credentials {
         };
         Self {
             upstream: upstream.to_owned(),
+            repositories: folder.map(ToString::to_string),
             source,
             refused: Mutex::new(None),
             pause: site.rest,
@@ -167,6 +176,7 @@ impl Credentials {
         if refused.as_ref() != Some(credential) {
             warn!(
                 upstream = self.upstream,
+                repositories = self.repositories,
                 "the registry refused our credentials, or what they may do"
             );
             *refused = Some(Arc::clone(credential));
@@ -189,7 +199,8 @@ impl Credentials {
                 Ok(_) => "credentials could not be had, the last ones are used",
                 Err(_) => "credentials could not be had",
             };
-            warn!(upstream = self.upstream, error, "{phrase}");
+            let repositories = self.repositories.as_deref();
+            warn!(upstream = self.upstream, repositories, error, "{phrase}");
         }
         *last = complaint;
         found.map(|(credential, _)| credential)

@@ -14,8 +14,11 @@ pub fn check_files(config: &Config) -> Result<(), FileError> {
     let mirrors = config.mirrors.iter().map(|it| &it.site);
     for site in std::iter::once(&config.own).chain(mirrors) {
         Tls::load(&site.tls)?;
-        if let Some(CredentialSource::File { password_file, .. }) = &site.credential {
-            credentials::read(password_file)?;
+        let of_folders = site.folder_credentials.iter().map(|it| &it.source);
+        for source in of_folders.chain(&site.credential) {
+            if let CredentialSource::File { password_file, .. } = source {
+                credentials::read(password_file)?;
+            }
         }
     }
     Ok(())

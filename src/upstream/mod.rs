@@ -22,6 +22,7 @@ mod part;
 mod client;
 mod site;
 mod sender;
+mod accounts;
 mod body;
 mod transport;
 mod dialer;
@@ -43,8 +44,8 @@ pub use body::fuzz_gzip;
 pub use challenge::fuzz_challenge;
 pub use client::Upstream;
 pub use config::{
-    AddressBook, ClientCertificate, Config, CredentialSource, Egress, MirrorConfig, SiteConfig,
-    TlsConfig,
+    AddressBook, ClientCertificate, Config, CredentialSource, Egress, FolderCredential,
+    MirrorConfig, SiteConfig, TlsConfig,
 };
 pub use credential::CredentialError;
 pub use egress::{fuzz_no_proxy, fuzz_tunnel_answer};

@@ -20,10 +20,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
+use super::accounts::Accounts;
 use super::challenge::Challenge;
 use super::config::SiteConfig;
 use super::credential::Credential;
-use super::credentials::Credentials;
 use super::dialer;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
@@ -44,7 +44,7 @@ pub(super) struct Sender {
     transports: Transports,
     /// Who of those that it leads to does not answer.
     hosts: Hosts,
-    credentials: Credentials,
+    accounts: Accounts,
     /// Whether the site was last seen to ask for a password, which it then gets at once.
     wants_password: AtomicBool,
     tokens: Tokens,
@@ -110,7 +110,7 @@ impl Sender {
             hosts: Hosts::new(name, except, config.rest, metrics.rests(name)),
             host,
             transports: transport::clients(&config)?,
-            credentials: Credentials::new(name, &config),
+            accounts: Accounts::new(name, &config),
             wants_password: AtomicBool::new(false),
             tokens: Tokens::default(),
             unasked: Mutex::new(None),
@@ -147,13 +147,14 @@ impl Sender {
 
     async fn ask_once(&self, question: &Question<'_>) -> Result<Reply, Error> {
         check_rest(&self.rest_until, &self.host)?;
-        let current = self.credentials.current().await;
+        let credentials = self.accounts.of(question.endpoint.name());
+        let current = credentials.current().await;
         let mut credential = current.map_err(|source| {
             let host = self.host.clone();
             Error::Credential { host, source }
         })?;
         if let (Some(credential), Some(name)) = (&credential, question.endpoint.name())
-            && self.credentials.are_refused(credential, name)
+            && credentials.are_refused(credential, name)
         {
             let (host, status) = (self.host.clone(), StatusCode::UNAUTHORIZED);
             return Err(Error::Refused { host, status });
@@ -162,7 +163,7 @@ impl Sender {
         let mut asked = self.ask_as(credential.as_ref(), question, &uri).await;
         if is_unauthorized(question, &asked) {
             // What was right when it was read may be wrong by now.
-            let other = self.credentials.instead_of(credential.as_ref()).await;
+            let other = credentials.instead_of(credential.as_ref()).await;
             if let Some(other) = other.ok().filter(|it| *it != credential) {
                 credential = other;
                 asked = self.ask_as(credential.as_ref(), question, &uri).await;
@@ -170,7 +171,7 @@ impl Sender {
             if let Some(name) = question.endpoint.name()
                 && is_unauthorized(question, &asked)
             {
-                self.credentials.refused(credential.as_ref(), name);
+                credentials.refused(credential.as_ref(), name);
             }
         }
         let (response, authorization) = asked?;

@@ -21,6 +21,7 @@ mod errors;
 mod outage;
 mod auth;
 mod credentials;
+mod accounts;
 mod redirect;
 mod mirrors;
 mod transport;

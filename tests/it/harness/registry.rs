@@ -292,6 +292,12 @@ impl FakeRegistry {
         self.shared.state.lock().lock = Some(lock);
     }
 
+    /// Lets in one more user by a password.
+    pub(crate) fn lock_too(&self, user: &str, password: &str) {
+        let lock = &mut self.shared.state.lock().lock;
+        lock.as_mut().unwrap().add(user, password);
+    }
+
     /// Gives out tokens at `/token`.
     pub(super) fn issue(&self, issuer: Arc<Issuer>) {
         self.shared.state.lock().issuer = Some(issuer);

@@ -34,10 +34,10 @@ pub(super) struct Guard {
     realm: String,
 }
 
-/// Lets in one user by a password (RFC 7617).
+/// Lets in some users by their passwords (RFC 7617).
 #[derive(Debug)]
 pub(super) struct Lock {
-    key: String,
+    keys: Vec<String>,
     pub(super) challenge: String,
 }
 
@@ -208,9 +208,14 @@ impl Guard {
 impl Lock {
     pub(super) fn new(user: &str, password: &str, challenge: &str) -> Self {
         Self {
-            key: basic(user, password),
+            keys: vec![basic(user, password)],
             challenge: challenge.to_owned(),
         }
+    }
+
+    /// Lets in one more.
+    pub(super) fn add(&mut self, user: &str, password: &str) {
+        self.keys.push(basic(user, password));
     }
 
     /// Whether this is of the kind that is asked for here.
@@ -220,7 +225,8 @@ impl Lock {
 
     /// Whether this request is let in.
     pub(super) fn opens(&self, seen: &Seen) -> bool {
-        seen.header("authorization") == Some(&self.key)
+        let shown = seen.header("authorization");
+        self.keys.iter().any(|it| shown == Some(it))
     }
 }
 
