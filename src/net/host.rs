@@ -1,7 +1,9 @@
 //! The host that a request is for.
 
+use std::net::Ipv6Addr;
+
 use http::header::HOST;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Uri, Version};
 
 /// A request that does not say for which host it is, or says so twice.
@@ -31,13 +33,41 @@ pub fn requested_host<'a>(
     if host.is_some_and(|host| !is_host(host)) {
         return Err(InvalidHost);
     }
+    // What is not HTTP is not for us, and what names user information would show a stranger's host to whoever reads it fast.
+    let scheme = target.scheme();
+    if scheme.is_some_and(|it| *it != Scheme::HTTP && *it != Scheme::HTTPS) {
+        return Err(InvalidHost);
+    }
+    let named = target.authority().map(Authority::as_str);
+    if named.is_some_and(|named| !is_host(named)) {
+        return Err(InvalidHost);
+    }
     // A target that is a whole URI makes the field's value void, not its absence (RFC 9112 §3.2.2).
-    Ok(target.authority().map(Authority::as_str).or(host))
+    Ok(named.or(host))
 }
 
 /// A host with or without a port; or nothing, which is what a client says that has no host to name.
 fn is_host(text: &str) -> bool {
-    text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
+    if text.is_empty() {
+        return true;
+    }
+    let Ok(authority) = text.parse::<Authority>() else {
+        return false;
+    };
+    let host = authority.host();
+    let bracketed = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let is_name = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(['[', ']']),
+    };
+    let port = text.strip_prefix(host);
+    let is_port = port.is_some_and(|port| {
+        let digits = port.strip_prefix(':').unwrap_or(port);
+        let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && (digits.is_empty() || digits.parse::<u16>().is_ok())
+    });
+    // User information, if any, is what does not begin with the host.
+    is_name && is_port
 }
 
 #[cfg(test)]
@@ -69,7 +99,10 @@ mod tests {
             ("/v2/", "192.0.2.1:5000", "192.0.2.1:5000"),
             ("/v2/", "[2001:db8::1]:5000", "[2001:db8::1]:5000"),
             ("/v2/", "", ""),
+            ("/v2/", "cache.example:", "cache.example:"),
             ("http://a.example:5000/v2/", "b.example", "a.example:5000"),
+            ("https://a.example/v2/", "a.example", "a.example"),
+            ("http://[::1]:5000", "a.example", "[::1]:5000"),
         ] {
             for version in [Version::HTTP_10, Version::HTTP_11] {
                 let host = host(version, target, &[field.as_bytes()]);
@@ -89,6 +122,17 @@ mod tests {
             &[b"a.example/v2"],
             &[b"user@a.example"],
             &[b"http://a.example"],
+            &[b"a.example@b.example"],
+            &[b"a.example:80:90"],
+            &[b"a.example:65536"],
+            &[b"a.example:+80"],
+            &[b"a.example:x"],
+            &[b":80"],
+            &[b"[a.example]"],
+            &[b"[::1"],
+            &[b"[::1]x:80"],
+            &[b"a%2eexample"],
+            &[b"\xc3\xbc.example"],
             &[b"\xff"],
         ] {
             for version in [Version::HTTP_10, Version::HTTP_11] {
@@ -98,6 +142,17 @@ mod tests {
                     "{fields:02x?}"
                 );
             }
+        }
+        for target in [
+            "http://user@a.example/v2/",
+            "http://user:pass@a.example/v2/",
+            "http://a.example:65536/v2/",
+            "ftp://a.example/v2/",
+            "ws://a.example/v2/",
+            "user@a.example:80",
+        ] {
+            let host = host(Version::HTTP_11, target, &[b"a.example"]);
+            assert_eq!(host, Err(InvalidHost), "{target}");
         }
         for target in ["/v2/", "http://a.example/v2/"] {
             assert_eq!(host(Version::HTTP_11, target, &[]), Err(InvalidHost));

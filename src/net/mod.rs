@@ -5,6 +5,7 @@
 mod metered;
 mod conditional;
 mod host;
+mod framing;
 mod forwarded;
 mod proxy_protocol;
 mod networks;
@@ -16,10 +17,12 @@ mod secret;
 mod pause;
 mod total;
 mod chain;
+mod shown;
 
 pub use chain::Chain;
 pub use conditional::{if_range_allows, none_match};
 pub use forwarded::{client_address, fuzz_forwarded};
+pub use framing::{InvalidFraming, LineEnds, check_framing};
 pub use host::{InvalidHost, requested_host};
 pub use json::from_json_object;
 pub use metered::{End, Metered, Sent};
@@ -29,6 +32,7 @@ pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_prox
 pub use range::{ContentRange, RangeSet, Resolved, fuzz_range, unsatisfied};
 pub use retry_after::{fuzz_retry_after, http_date, retry_after};
 pub use secret::Secret;
+pub use shown::shown_path;
 pub use total::total;
 pub use units::{
     DurationText, InvalidDuration, InvalidSize, SizeText, fuzz_units, parse_duration, parse_size,

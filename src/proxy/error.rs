@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::cache;
-use crate::net::InvalidHost;
+use crate::net::{InvalidFraming, InvalidHost};
 use crate::oci::{Digest, ErrorCode, InvalidEndpoint};
 use crate::upstream;
 
@@ -67,6 +67,9 @@ pub enum RequestFault {
     /// Nobody can say which host is meant.
     #[error(transparent)]
     Host(#[from] InvalidHost),
+    /// Nobody can say where it ends.
+    #[error(transparent)]
+    Framing(#[from] InvalidFraming),
     /// `ns` is there twice, so nobody can say which registry is meant.
     #[error("ns is given more than once")]
     NamespaceTwice,
@@ -263,7 +266,9 @@ impl RequestFault {
                 }
             },
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Host(_) | Self::NamespaceTwice | Self::Ranges => StatusCode::BAD_REQUEST,
+            Self::Host(_) | Self::Framing(_) | Self::NamespaceTwice | Self::Ranges => {
+                StatusCode::BAD_REQUEST
+            }
         }
     }
 
@@ -275,7 +280,9 @@ impl RequestFault {
                 InvalidEndpoint::Digest(_) => ErrorCode::DigestInvalid,
             },
             Self::NamespaceTwice => ErrorCode::NameInvalid,
-            Self::Host(_) | Self::Method | Self::Ranges => ErrorCode::Unsupported,
+            Self::Host(_) | Self::Framing(_) | Self::Method | Self::Ranges => {
+                ErrorCode::Unsupported
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use super::peer::Peer;
 use super::purge;
 use super::verify::Verifications;
 use crate::cache::Cache;
+use crate::net::shown_path;
 use crate::proxy::Proxy;
 
 /// What the admin port tells about.
@@ -41,7 +42,7 @@ impl Admin {
             tls = peer.is_tls,
             certificate = peer.certificate.as_deref(),
             method = %request.method(),
-            path = request.uri().path(),
+            path = shown_path(request.uri().path(), PATH_SHOWN_MAX),
             "admin request"
         );
         let response = match request.uri().path() {
@@ -106,3 +107,6 @@ fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
+
+/// More than any path here has.
+const PATH_SHOWN_MAX: usize = 100;

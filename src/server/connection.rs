@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::metrics::Metrics;
-use crate::net::Sent;
+use crate::net::{LineEnds, Sent};
 
 /// A TCP connection whose writes are counted and bounded in time.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(super) struct Connection {
     write_idle_timeout: Duration,
     /// Runs while a write waits for the client.
     waiting: Option<Pin<Box<Sleep>>>,
+    line_ends: LineEnds,
     metrics: Metrics,
 }
 
@@ -36,6 +37,8 @@ pub(super) struct ConnectionHandle {
     broken: Arc<AtomicBool>,
     /// Whether bytes have come since the last head was whole.
     within_head: Arc<AtomicBool>,
+    /// Whether a line feed has come that no carriage return came before.
+    bare_feed: Arc<AtomicBool>,
 }
 
 impl ConnectionHandle {
@@ -53,6 +56,12 @@ impl ConnectionHandle {
     pub(super) fn is_within_head(&self) -> bool {
         self.within_head.load(Ordering::Relaxed)
     }
+
+    /// Whether any line so far ended in a bare line feed. There are only lines here, as far as requests are answered: what has
+    /// a body is refused.
+    pub(super) fn has_bare_feed(&self) -> bool {
+        self.bare_feed.load(Ordering::Relaxed)
+    }
 }
 
 impl Connection {
@@ -65,12 +74,19 @@ impl Connection {
             handle,
             write_idle_timeout,
             waiting: None,
+            line_ends: LineEnds::default(),
             metrics,
         }
     }
 
     pub(super) fn handle(&self) -> ConnectionHandle {
         self.handle.clone()
+    }
+
+    /// What was read so far was no part of a request.
+    pub(super) fn requests_begin(&mut self) {
+        self.line_ends = LineEnds::default();
+        self.handle.bare_feed.store(false, Ordering::Relaxed);
     }
 
     /// Counts what was written; while nothing is, the client's time runs.
@@ -123,8 +139,12 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        if !new.is_empty() {
             self.handle.within_head.store(true, Ordering::Relaxed);
+        }
+        if self.line_ends.has_bare_feed(new) {
+            self.handle.bare_feed.store(true, Ordering::Relaxed);
         }
         read
     }

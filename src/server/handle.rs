@@ -20,7 +20,7 @@ use super::metrics::{Labels, Metrics, end_label};
 use super::peer::Peer;
 use super::peers::Peers;
 use super::respond::{self, Wanted};
-use crate::net::{Chain, End, Metered, requested_host};
+use crate::net::{Chain, End, InvalidFraming, Metered, check_framing, requested_host, shown_path};
 use crate::oci::OCI_NAMESPACE;
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
@@ -61,7 +61,8 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<MeteredBody>, Infallible> {
     let id = format!("{:016x}", rand::random::<u64>());
-    let route = requested(&request).and_then(|it| front.proxy.route(it));
+    let requested = requested(&request, &connection);
+    let route = requested.and_then(|it| front.proxy.route(it));
     let mut line = Line::of(&front, peer, &request, &route, id);
     let answering = AssertUnwindSafe(answer(&front, &request, &route, &line.id)).catch_unwind();
     let (response, outcome) = Box::pin(answering).await.unwrap_or_else(|_| {
@@ -108,8 +109,10 @@ async fn answer(
         .ok()
         .map(|it| it.registry.namespace().as_str());
     let pulled = match (method(request.method()), route) {
-        // What may mean another host to somebody on the way is not looked at further.
-        (_, Err(error @ Error::Request(RequestFault::Host(_)))) => Err(error.clone()),
+        // What may mean another host, or end elsewhere, to somebody on the way is not looked at further.
+        (_, Err(error @ Error::Request(RequestFault::Host(_) | RequestFault::Framing(_)))) => {
+            Err(error.clone())
+        }
         // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
         (None, _) => Err(Error::Request(RequestFault::Method)),
         (Some(_), Err(error)) => Err(error.clone()),
@@ -175,7 +178,7 @@ impl Line {
             client: front.peers.client(peer.address.ip(), request.headers()),
             peer,
             method: request.method().clone(),
-            path: request.uri().path().chars().take(PATH_SHOWN_MAX).collect(),
+            path: shown_path(request.uri().path(), PATH_SHOWN_MAX),
             labels: labels_of(route),
             status: *CLIENT_LEFT,
             began: Instant::now(),
@@ -237,7 +240,15 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How much of a path a log line shows: more than the longest valid one.
 const PATH_SHOWN_MAX: usize = 600;
 
-fn requested(request: &Request<Incoming>) -> Result<Requested<'_>, Error> {
+fn requested<'a>(
+    request: &'a Request<Incoming>,
+    connection: &ConnectionHandle,
+) -> Result<Requested<'a>, Error> {
+    let invalid = |invalid: InvalidFraming| Error::Request(invalid.into());
+    check_framing(request.method(), request.headers()).map_err(invalid)?;
+    if method(request.method()).is_some() && connection.has_bare_feed() {
+        return Err(invalid(InvalidFraming::LineFeed));
+    }
     let uri = request.uri();
     let host = requested_host(request.version(), uri, request.headers());
     Ok(Requested {

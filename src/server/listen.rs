@@ -244,6 +244,7 @@ impl Acceptor {
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_read_timeout)
                 .max_buf_size(BUFFER_BYTES_MAX)
+                .max_header_size(BUFFER_BYTES_MAX)
                 .writev(true)
                 .serve_connection(TokioIo::new(connection), service);
             let mut serving = std::pin::pin!(serving);

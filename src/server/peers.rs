@@ -71,6 +71,7 @@ impl Peers {
             Ok(source) => source,
             Err(_) => Err(Error::Slow(self.header_read_timeout)),
         };
+        connection.requests_begin();
         match source {
             Ok(ProxySource::Client(client)) => Some(client),
             Ok(ProxySource::Peer) => Some(address),

@@ -80,7 +80,9 @@ pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<Response
     }
     // What comes behind a write is its body, which nobody wants; and behind a request that can be read in two ways, who
     // knows.
-    if let Error::Request(RequestFault::Method | RequestFault::Host(_)) = error {
+    if let Error::Request(RequestFault::Method | RequestFault::Host(_) | RequestFault::Framing(_)) =
+        error
+    {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if error.status() == StatusCode::UNAUTHORIZED {

@@ -17,6 +17,7 @@ mod parallel;
 mod coalesce;
 mod tags;
 mod routes;
+mod framing;
 mod errors;
 mod outage;
 mod auth;
