@@ -59,6 +59,12 @@ impl Networks {
         self.0.iter().any(|it| it.contains(address))
     }
 
+    /// Whether one of the networks is `address` and nothing else.
+    pub fn names(&self, address: IpAddr) -> bool {
+        let address = IpNet::from(address.to_canonical());
+        self.0.iter().any(|it| it.0 == address)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -154,6 +160,22 @@ mod tests {
             let parsed = Network::parse(network).unwrap();
             let found = parsed.contains(address.parse().unwrap());
             assert_eq!(found, expected, "{address} in {network}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_named_by_a_network_of_itself_alone() {
+        for (network, address, expected) in [
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7/32", "::ffff:192.0.2.7", true),
+            ("::ffff:192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.6/31", "192.0.2.7", false),
+            ("fd00::1/128", "fd00::1", true),
+            ("fd00::/8", "fd00::1", false),
+        ] {
+            let networks: Networks = [Network::parse(network).unwrap()].into_iter().collect();
+            let found = networks.names(address.parse().unwrap());
+            assert_eq!(found, expected, "{address} by {network}");
         }
     }
 

@@ -110,8 +110,18 @@ impl Rule {
     }
 
     fn check(&self, address: IpAddr) -> Result<(), Forbidden> {
-        let is_listed = self.site.networks.contains(address);
-        self.check_class(AddressClass::of(address), is_listed)
+        let class = AddressClass::of(address);
+        // Nobody who lists a network thinks of the one address in it where secrets are to be had.
+        let is_listed = match class {
+            AddressClass::Metadata => self.site.networks.names(address),
+            AddressClass::Public
+            | AddressClass::Loopback
+            | AddressClass::Private
+            | AddressClass::CarrierNat
+            | AddressClass::LinkLocal
+            | AddressClass::Never => self.site.networks.contains(address),
+        };
+        self.check_class(class, is_listed)
     }
 
     /// Checks a host that somebody else looks up, as far as that can be.

@@ -48,7 +48,7 @@ impl Realm {
 }
 
 /// Whether this has a host, perhaps a port, and nothing else before its path. A port that is none would be taken for the
-/// usual one.
+/// usual one, and a host that is neither an address nor a name for whatever somebody on the way makes of it.
 fn is_place(uri: &Uri) -> bool {
     let authority = uri.authority().map_or("", Authority::as_str);
     let host = uri.host().unwrap_or_default();
@@ -57,7 +57,22 @@ fn is_place(uri: &Uri) -> bool {
         Some(_) => uri.port_u16().is_some(),
         None => false,
     };
-    !host.is_empty() && has_port
+    let is_host = match host.strip_prefix('[') {
+        Some(_) => literal(host).is_some(),
+        None => is_name(host),
+    };
+    is_host && has_port
+}
+
+/// Whether this is a name, or an IPv4 address, in the characters that hosts have (RFC 952, RFC 1123 §2.1, and the underscore
+/// of many private networks); a dot may end it.
+fn is_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_of_hosts = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(is_of_hosts)
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.split('.').all(is_label)
 }
 
 /// Whether two addresses are of one host, or of one registrable domain.
@@ -168,7 +183,8 @@ pub(super) fn port(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(default)
 }
 
-/// The domain that somebody registered; none for addresses, for names of one label, and for public suffixes themselves.
+/// The domain that somebody registered; none for addresses, for names of one label, for public suffixes themselves, and where
+/// the registries of one domain are different customers'.
 fn registrable(host: &str) -> Option<&str> {
     if literal(host).is_some() {
         return None;
@@ -176,8 +192,19 @@ fn registrable(host: &str) -> Option<&str> {
     let domain = psl::domain(host.strip_suffix('.').unwrap_or(host).as_bytes())?;
     // A suffix that nobody listed is one that nobody vouches for, such as a private network's own.
     domain.suffix().is_known().then_some(())?;
-    str::from_utf8(domain.as_bytes()).ok()
+    let domain = str::from_utf8(domain.as_bytes()).ok()?;
+    (!SHARED_DOMAINS.contains(&domain)).then_some(domain)
 }
+
+/// Domains below which a cloud gives names to its customers, and which the public-suffix list does not have as such for the
+/// names of registries. Those registries are their own token servers.
+const SHARED_DOMAINS: [&str; 5] = [
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "azurecr.io",
+    "azurecr.cn",
+    "azurecr.us",
+];
 
 /// Follows anything without panicking: a line is what was asked, and the rest the `Location` of its answer. What is
 /// followed leads to http or https, never down, to a host and a port and to nobody's name, and to the same place when it is
@@ -319,8 +346,67 @@ mod tests {
             ("https://ghcr.io", "/token", false),
             ("https://ghcr.io", "https://ghcr.io:99999/token", false),
             ("https://ghcr.io", "https://ghcr.io:/token", false),
+            ("https://ghcr.io", "https://ghcr.io:443/token", true),
+            ("https://ghcr.io", "https://auth.ghcr.io:8443/token", true),
+            // One dot at the end is of the same name, and whatever else looks like it is not.
+            ("https://ghcr.io", "https://ghcr.io./token", true),
+            ("https://ghcr.io", "https://ghcr.io../token", false),
+            ("https://ghcr.io", "https://a..ghcr.io/token", false),
+            ("https://ghcr.io", "https://.ghcr.io/token", false),
+            ("https://ghcr.io", "https://evil.example./token", false),
+            (
+                "https://ghcr.io",
+                "https://ghcr.io.evil.example/token",
+                false,
+            ),
+            ("https://ghcr.io", "https://evilghcr.io/token", false),
+            ("https://ghcr.io", "https://xn--ghr-6dd.io/token", false),
+            (
+                "https://ghcr.io",
+                "https://evil%2eexample%2f.ghcr.io/token",
+                false,
+            ),
+            (
+                "https://ghcr.io",
+                "https://evil.example&.ghcr.io/token",
+                false,
+            ),
+            (
+                "https://ghcr.io",
+                "https://evil.example;.ghcr.io/token",
+                false,
+            ),
+            ("https://ghcr.io", "https://[fe80::1%25lo]/token", false),
+            ("https://ghcr.io", "https://[v1.ghcr.io]/token", false),
+            // A name below a domain whose names are different customers'.
+            (
+                "https://good.azurecr.io",
+                "https://good.azurecr.io/oauth2/token",
+                true,
+            ),
+            (
+                "https://good.azurecr.io",
+                "https://evil.azurecr.io/oauth2/token",
+                false,
+            ),
+            (
+                "https://1.dkr.ecr.eu-west-1.amazonaws.com",
+                "https://2.dkr.ecr.eu-west-1.amazonaws.com/token",
+                false,
+            ),
+            (
+                "https://1.dkr.ecr.eu-west-1.amazonaws.com",
+                "https://search-x.eu-west-1.es.amazonaws.com/token",
+                false,
+            ),
+            (
+                "https://1.dkr.ecr.eu-west-1.amazonaws.com",
+                "https://x.s3.amazonaws.com/token",
+                false,
+            ),
         ] {
-            let found = Realm::of(&uri(upstream), &[], &uri(realm));
+            let realm_uri = realm.parse::<Uri>().ok();
+            let found = realm_uri.and_then(|it| Realm::of(&uri(upstream), &[], &it));
             assert_eq!(found.is_some(), expected, "{upstream} names {realm}");
         }
     }
@@ -339,6 +425,34 @@ mod tests {
             let found = Realm::of(&uri(upstream), &[], &uri(realm));
             assert_eq!(found, None, "{upstream} names {realm}");
         }
+    }
+
+    #[test]
+    fn pitfall_31_what_is_no_address_at_all_names_nobody() {
+        for realm in [
+            r"https://ghcr.io\@evil.example/token",
+            r"https://evil.example\.ghcr.io/token",
+            "https://ghcr.io\t.evil.example/token",
+            "https://ghcr.io /token",
+            "https://gh\u{441}r.io/token",
+            "https://ghcr.io\u{3002}evil.example/token",
+            "https:ghcr.io/token",
+            "https:///ghcr.io/token",
+            "//ghcr.io/token",
+            "ghcr.io/token",
+            "",
+        ] {
+            let parsed = realm.parse::<Uri>().ok();
+            let found = parsed.and_then(|it| Realm::of(&uri("https://ghcr.io"), &[], &it));
+            assert_eq!(found, None, "{realm}");
+        }
+        // What is behind a fragment's mark is nobody's host, and is not sent.
+        let realm = uri("https://ghcr.io/token#@evil.example/");
+        assert_eq!(realm.to_string(), "https://ghcr.io/token");
+        assert_eq!(
+            uri("https://ghcr.io#@evil.example/").host(),
+            Some("ghcr.io")
+        );
     }
 
     #[test]
@@ -401,6 +515,15 @@ mod tests {
             ("https://:443/b", None),
             ("https://cdn.example:/b", None),
             ("https://cdn.example:99999/b", None),
+            ("https://cdn.example%2eevil/b", None),
+            ("https://[fe80::1%25lo]/b", None),
+            ("https://[::1]x/b", None),
+            (r"https:\\cdn.example/b", None),
+            (r"https://a.example\@cdn.example/b", None),
+            (
+                "https://my_bucket.cdn.example./b",
+                Some("https://my_bucket.cdn.example./b"),
+            ),
             ("", Some("https://a.example/v2/x/blobs/")),
         ] {
             let found = redirect_target(&asked, location)

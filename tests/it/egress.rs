@@ -211,6 +211,10 @@ async fn pitfall_32_an_address_is_checked_before_a_proxy_is_asked_for_it() {
     let hosts = [
         "localhost",
         "a.localhost",
+        "metadata.google.internal",
+        "METADATA.google.internal.",
+        "168.63.129.16",
+        "[fd00:ec2::254]",
         "2130706433",
         "0x7f.1",
         "127.0.0.1.",
