@@ -29,7 +29,7 @@ use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::party::{self, Realm};
 use super::rest::{Host, Hosts, Trouble};
-use super::token::{Place, Token, Tokens};
+use super::token::{Place, Token};
 use super::transport::{self, Transport, TransportError, Transports};
 use crate::net::{self, http_date};
 use crate::oci::{Endpoint, MANIFEST_ACCEPT, RepositoryName};
@@ -47,7 +47,6 @@ pub(super) struct Sender {
     accounts: Accounts,
     /// Whether the site was last seen to ask for a password, which it then gets at once.
     wants_password: AtomicBool,
-    tokens: Tokens,
     /// The token server that the log says is not asked.
     unasked: Mutex<Option<String>>,
     /// Until when the registry asked not to be asked, and its token server.
@@ -112,7 +111,6 @@ impl Sender {
             transports: transport::clients(&config)?,
             accounts: Accounts::new(name, &config),
             wants_password: AtomicBool::new(false),
-            tokens: Tokens::default(),
             unasked: Mutex::new(None),
             rest_until: Mutex::new(None),
             token_rest_until: Mutex::new(None),
@@ -147,7 +145,7 @@ impl Sender {
 
     async fn ask_once(&self, question: &Question<'_>) -> Result<Reply, Error> {
         check_rest(&self.rest_until, &self.host)?;
-        let credentials = self.accounts.of(question.endpoint.name());
+        let credentials = &self.accounts.of(question.endpoint.name()).credentials;
         let current = credentials.current().await;
         let mut credential = current.map_err(|source| {
             let host = self.host.clone();
@@ -196,7 +194,8 @@ impl Sender {
     ) -> Result<Asked, Error> {
         let label = question.endpoint.label();
         let name = question.endpoint.name();
-        let place = name.map(|name| self.tokens.place(credential, name));
+        let tokens = &self.accounts.of(name).tokens;
+        let place = name.map(|name| tokens.place(credential, name));
         let wants_password = self.wants_password.load(Ordering::Relaxed);
         let password = || credential.filter(|_| wants_password)?.basic();
         let token = place.as_ref().and_then(|it| it.token());
