@@ -144,7 +144,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> Option<T> {
     let runtime = said(runtime.map_err(|error| format!("could not start the runtime: {error}")))?;
     let done = runtime.block_on(work);
     // What still runs is not waited for.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(LEAVING_MAX);
     Some(done)
 }
 
@@ -323,6 +323,7 @@ fn print(text: &str) -> u8 {
 fn serve(config: Config, options: &Options) -> u8 {
     start_log(config.log);
     raise_open_files();
+    refuse_core_dumps();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // Each fill holds a thread that writes and hashes; the others are for short work.
     let fills = config.cache.fills_max.min(FILL_THREADS_MAX);
@@ -341,7 +342,7 @@ fn serve(config: Config, options: &Options) -> u8 {
             EXIT_FAILED
         });
     // Whatever still runs is past the drain time, or a second signal said not to wait for it.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(LEAVING_MAX);
     code
 }
 
@@ -414,6 +415,8 @@ fn tell_manager(state: NotifyState<'_>) {
     }
 }
 
+/// How long what is dropped at the end has for that: a credential helper that runs is killed then.
+const LEAVING_MAX: Duration = Duration::from_secs(1);
 const SHORT_THREADS_MAX: usize = 256;
 const FILL_THREADS_MAX: usize = 8192;
 
@@ -479,6 +482,19 @@ fn raise_open_files() {
     };
     if let Err(source) = setrlimit(Resource::Nofile, raised) {
         warn!(error = %source, "could not raise the limit of open files");
+    }
+}
+
+/// Lowers the soft limit of core dumps to none: passwords would be in them. An operator who wants one raises it while it runs
+/// (`prlimit --core=unlimited --pid`), which takes no other program's rights away, as a process that cannot be dumped does.
+fn refuse_core_dumps() {
+    let limit = getrlimit(Resource::Core);
+    let lowered = Rlimit {
+        current: Some(0),
+        maximum: limit.maximum,
+    };
+    if let Err(source) = setrlimit(Resource::Core, lowered) {
+        warn!(error = %source, "could not refuse core dumps");
     }
 }
 

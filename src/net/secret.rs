@@ -2,14 +2,16 @@
 
 use std::fmt;
 
-/// A text that no log, message or report shows.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Secret(String);
+use zeroize::{ZeroizeOnDrop, Zeroizing};
+
+/// A text that no log, message or report shows, and whose memory is overwritten when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Keeps `text`.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text, for whoever it is meant for.
@@ -17,6 +19,8 @@ impl Secret {
         &self.0
     }
 }
+
+impl ZeroizeOnDrop for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

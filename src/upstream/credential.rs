@@ -9,11 +9,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
+use zeroize::Zeroizing;
 
 use crate::net::Secret;
 
 /// A user name and a password. Equal ones are the same to a registry, wherever they come from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Credential {
     username: String,
     password: Secret,
@@ -111,8 +112,17 @@ impl Credential {
         if self.identity_token().is_some() {
             return None;
         }
-        let pair = format!("{}:{}", self.username, self.password.reveal());
-        let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair))).ok()?;
+        let (username, password) = (&self.username, self.password.reveal());
+        // As long as they get at once: what grows leaves copies behind.
+        let mut pair = Zeroizing::new(String::with_capacity(username.len() + password.len() + 1));
+        pair.extend([username, ":", password]);
+        let mut coded = Zeroizing::new(String::with_capacity(
+            BASIC.len() + 4 * pair.len().div_ceil(3),
+        ));
+        coded.push_str(BASIC);
+        STANDARD.encode_string(pair.as_bytes(), &mut coded);
+        // This copy is the HTTP library's, and is not overwritten.
+        let mut value = HeaderValue::from_str(&coded).ok()?;
         value.set_sensitive(true);
         Some(value)
     }
@@ -140,6 +150,8 @@ impl CredentialError {
     }
 }
 
+/// The scheme (RFC 7617 §2).
+const BASIC: &str = "Basic ";
 /// The user name that says that the secret is no password.
 const IDENTITY_TOKEN: &str = "<token>";
 

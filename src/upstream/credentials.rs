@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::config::{CredentialSource, SiteConfig};
 use super::credential::{Credential, CredentialError};
@@ -336,7 +337,8 @@ pub(super) fn read(path: &Path) -> Result<(Mark, Secret), CredentialError> {
     let mut file = File::open(path).map_err(unreadable)?;
     // Taken before the content: whatever is written from now on is another mark.
     let mark = Mark::of(&file.metadata().map_err(unreadable)?);
-    let mut text = Vec::new();
+    // As large as it may get at once: what grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(PASSWORD_BYTES_MAX + 1));
     let bytes_max = PASSWORD_BYTES_MAX as u64 + 1;
     let content = file.by_ref().take(bytes_max).read_to_end(&mut text);
     content.map_err(unreadable)?;
@@ -346,8 +348,8 @@ pub(super) fn read(path: &Path) -> Result<(Mark, Secret), CredentialError> {
             bytes_max: PASSWORD_BYTES_MAX,
         });
     }
-    let text = String::from_utf8(text).map_err(|_| CredentialError::NoLine { path: here() })?;
-    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let text = str::from_utf8(&text).map_err(|_| CredentialError::NoLine { path: here() })?;
+    let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() {
         return Err(CredentialError::Empty { path: here() });

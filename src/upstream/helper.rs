@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::credential::{Credential, CredentialError};
 use crate::net::{Secret, from_json_object};
@@ -95,12 +96,13 @@ impl Running {
     }
 
     /// Asks, and waits for the end; how it ended, unless it is to be stopped for printing too much, and what it printed.
-    async fn talk(&mut self, server: &str) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
+    async fn talk(&mut self, server: &str) -> io::Result<(Option<ExitStatus>, Zeroizing<Vec<u8>>)> {
         if let Some(mut stdin) = self.child.stdin.take() {
             // A helper that does not read may know the answer all the same.
             let _ = stdin.write_all(server.as_bytes()).await;
         }
-        let mut printed = Vec::new();
+        // As large as it may get at once, and a little more for whoever looks for the end: what grows leaves copies behind.
+        let mut printed = Zeroizing::new(Vec::with_capacity(PRINTED_BYTES_MAX + 64));
         if let Some(stdout) = self.child.stdout.take() {
             let bytes_max = PRINTED_BYTES_MAX as u64 + 1;
             stdout.take(bytes_max).read_to_end(&mut printed).await?;
@@ -151,12 +153,14 @@ fn read(
             Err(CredentialError::Failed { program, status })
         };
     }
-    match from_json_object(printed) {
+    let answer: Option<Answer> = from_json_object(printed);
+    let answer = answer.map(|it| (it.username, Secret::new(it.secret)));
+    match answer {
         // Some say so that they know of nobody.
-        Some(Answer { username, secret }) if username.is_empty() && secret.is_empty() => Ok(None),
+        Some((username, secret)) if username.is_empty() && secret.reveal().is_empty() => Ok(None),
         // A colon would end the user in what is sent (RFC 7617 §2).
-        Some(Answer { username, secret }) if !secret.is_empty() && !username.contains(':') => {
-            Ok(Some(Credential::new(&username, Secret::new(secret))))
+        Some((username, secret)) if !secret.reveal().is_empty() && !username.contains(':') => {
+            Ok(Some(Credential::new(&username, secret)))
         }
         Some(_) | None => Err(CredentialError::Malformed { program }),
     }

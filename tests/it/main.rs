@@ -23,6 +23,7 @@ mod outage;
 mod auth;
 mod credentials;
 mod accounts;
+mod secrets;
 mod redirect;
 mod mirrors;
 mod transport;

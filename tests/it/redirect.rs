@@ -693,7 +693,7 @@ async fn pitfall_32_pitfall_38_neither_signatures_nor_tokens_are_told_to_anybody
     upstream.redirect(any(other.digest()), 307, host.link(good.digest()));
     let image = Image::random(&[KIB]);
     upstream.tag(APP, "v1", &image.manifest);
-    let builder = TestProxy::in_front_of(&upstream).set("log_level", "debug");
+    let builder = TestProxy::in_front_of(&upstream).set("log_level", "trace");
     let binary = Binary::start(&builder).await;
 
     let mut said = String::new();

@@ -44,6 +44,18 @@ impl Binary {
         Self::run(builder, command).await
     }
 
+    /// Starts the binary where cores of any size are dumped.
+    pub(crate) async fn start_with_core_dumps(builder: &ProxyBuilder) -> Self {
+        let mut command = bare("sh");
+        let script = "ulimit -c unlimited; exec \"$0\" \"$@\"";
+        command
+            .args(["-c", script, env!("CARGO_BIN_EXE_layerhold"), "serve"])
+            .arg("--config")
+            .arg(builder.file())
+            .args(["--log-format", "json"]);
+        Self::run(builder, command).await
+    }
+
     /// Starts the binary so that it may have so many files open, and no more.
     pub(crate) async fn start_with_open_files(builder: &ProxyBuilder, files: usize) -> Self {
         let mut command = bare("sh");
