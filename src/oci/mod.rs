@@ -10,6 +10,7 @@ mod full_reference;
 mod error_code;
 mod manifest;
 mod media_type;
+mod pattern;
 mod names;
 mod digest;
 mod headers;
@@ -27,3 +28,4 @@ pub use names::{
     InvalidName, InvalidNamespace, InvalidTag, Namespace, Reference, RepositoryName, Tag,
     fuzz_names,
 };
+pub use pattern::{InvalidPattern, RepositoryPattern, TagPattern, fuzz_pattern};

@@ -32,6 +32,7 @@ pub(crate) const TARGETS: &[Target] = &[
     names::NAME,
     names::TAG,
     names::NAMESPACE,
+    names::PATTERN,
     names::FULL_REFERENCE,
     names::ENDPOINT,
     names::MEDIA_TYPE,

@@ -2,7 +2,7 @@
 
 use layerhold::oci::{
     Algorithm, Digest, Endpoint, EndpointPath, FullReference, MediaType, Namespace, RepositoryName,
-    Tag, fuzz_full_reference,
+    RepositoryPattern, Tag, fuzz_full_reference, fuzz_pattern,
 };
 
 use regex::Regex;
@@ -209,6 +209,39 @@ fn namespace(input: &[u8]) -> bool {
         "a folder's name"
     );
     true
+}
+
+pub(super) const PATTERN: Target = Target {
+    name: "pattern",
+    run: pattern,
+    seeds: &[
+        b"library/debian",
+        b"library/*",
+        b"team/**",
+        b"**/debuglibrary/a/debug",
+        b"*a*b**xaxb/c",
+        b"a***",
+        b"Team/*",
+        b"a?",
+    ],
+    words: &[
+        b"/", b"*", b"**", b"-", b".", b"_", b"a", b"library", b"[", b":",
+    ],
+};
+
+fn pattern(input: &[u8]) -> bool {
+    static ALLOWED: Pattern = Pattern::new(|| whole(r"[a-z0-9._*-]+(/[a-z0-9._*-]+)*"));
+    fuzz_pattern(input);
+    let Some(text) = text(input) else {
+        return false;
+    };
+    let parsed = RepositoryPattern::parse(text);
+    let expected = text.len() <= 512 && ALLOWED.is_match(text) && !text.contains("***");
+    assert_eq!(parsed.is_ok(), expected, "{text:?}");
+    if let Ok(pattern) = &parsed {
+        assert_eq!(pattern.as_str(), text);
+    }
+    parsed.is_ok()
 }
 
 pub(super) const FULL_REFERENCE: Target = Target {
