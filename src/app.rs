@@ -16,7 +16,7 @@ use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::proxy::{self, Proxy};
 use crate::saved::Savings;
-use crate::server::{self, BindError, Health, Server};
+use crate::server::{self, Access, BindError, Health, Server};
 use crate::upstream::{self, TransportError};
 
 /// The application.
@@ -32,6 +32,7 @@ pub struct Running {
     stopped: watch::Receiver<bool>,
     cache: Cache,
     proxy: Arc<Proxy>,
+    access: Arc<Access>,
     config: Config,
 }
 
@@ -84,10 +85,14 @@ impl App {
             &upstream_metrics,
             &tracker,
         )?);
+        let (access_config, metrics) = (config.access.clone(), server_metrics.clone());
+        let access = spawn_blocking(move || Access::new(&access_config, metrics)).await?;
+        let access = Arc::new(access);
         let server = Server::bind(
             within_open_files(&config),
             Health::default(),
             server_metrics,
+            Arc::clone(&access),
         )?;
 
         let (registry_addresses, admin_address) =
@@ -123,6 +128,7 @@ impl App {
             stopped,
             cache: remaining,
             proxy,
+            access,
             config,
         })
     }
@@ -139,14 +145,15 @@ impl Running {
         self.admin_address
     }
 
-    /// Goes on with the upstreams of another configuration; the rest of it stays as it was at the start, and differences
-    /// there are logged.
+    /// Goes on with the upstreams and the access rules of another configuration, whose files are read; the rest of it stays as it
+    /// was at the start, and differences there are logged. Blocks.
     ///
     /// # Errors
     ///
     /// When a client for one of the upstreams cannot be made; then all stay as they were.
     pub fn reload(&self, config: &Config) -> Result<(), TransportError> {
         self.proxy.reload(&config.proxy.upstreams)?;
+        self.access.reload(&config.access);
         let upstreams = config.proxy.upstreams.len();
         info!(upstreams, "configuration reloaded");
         for part in self.config.fixed_differences(config) {

@@ -32,6 +32,7 @@ use layerhold::config::{Config, Log, LogFormat};
 use layerhold::net::{Chain, parse_size};
 use layerhold::oci::FullReference;
 use layerhold::operator;
+use layerhold::server;
 use layerhold::upstream;
 
 // The C library's allocator keeps what ten thousand clients needed for good; this one gives it back within seconds.
@@ -77,6 +78,8 @@ fn checked(options: &Options) -> Result<Config, String> {
         upstream::check_files(&upstream.connection)
             .map_err(|error| format!("upstream[{}]: {}", upstream.namespace, Chain(&error)))?;
     }
+    server::check_access_files(&config.access)
+        .map_err(|error| format!("access: {}", Chain(&error)))?;
     Ok(config)
 }
 

@@ -12,6 +12,8 @@ use crate::server;
 pub struct Config {
     /// The HTTP front.
     pub server: server::Config,
+    /// Who may pull what.
+    pub access: server::AccessConfig,
     /// The store.
     pub cache: cache::Config,
     /// Upstreams and freshness.
@@ -22,7 +24,7 @@ pub struct Config {
 
 impl Config {
     /// The parts in which `other` differs and which only a restart can change: a reload covers `[[upstream]]`, what upstreams
-    /// have in common, and nothing else.
+    /// have in common, `[access]`, and nothing else.
     pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let proxy = |it: &Self| {
             let proxy::Config {

@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) freshness: Freshness,
     pub(super) timeouts: Timeouts,
     pub(super) limits: Limits,
+    pub(super) access: Access,
     pub(super) upstream: Option<Vec<Upstream>>,
 }
 
@@ -72,6 +73,29 @@ pub(super) struct Limits {
     pub(super) manifest_bytes: Option<Value>,
     pub(super) requests_per_upstream: Option<Value>,
     pub(super) bypasses: Option<Value>,
+}
+
+/// `[access]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Access {
+    pub(super) htpasswd_file: Option<Value>,
+    pub(super) tokens_file: Option<Value>,
+    pub(super) external_url: Option<Value>,
+    pub(super) admin_networks: Option<Value>,
+    pub(super) admin_identities: Option<Value>,
+    pub(super) rule: Vec<AccessRule>,
+}
+
+/// One `[[access.rule]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct AccessRule {
+    pub(super) action: Option<Value>,
+    pub(super) identities: Option<Value>,
+    pub(super) networks: Option<Value>,
+    pub(super) upstreams: Option<Value>,
+    pub(super) repositories: Option<Value>,
 }
 
 /// One `[[upstream]]`

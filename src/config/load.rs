@@ -15,6 +15,7 @@ use crate::cli::Options;
 use crate::proxy;
 use crate::server;
 
+use super::access;
 use super::effective::{Config, Log, LogFormat};
 use super::error::Error;
 use super::file::{self, File};
@@ -121,6 +122,7 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
             write_idle_timeout: timeouts.write_idle,
             drain_timeout: timeouts.drain,
         },
+        access: access::read(sources, file.access, &upstreams)?,
         cache: read_cache(options, sources, file.cache, &manifest_bytes, fills_max)?,
         proxy: proxy::Config {
             upstreams,

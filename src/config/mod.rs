@@ -17,6 +17,7 @@ mod report;
 mod load;
 mod descriptors;
 mod upstreams;
+mod access;
 mod peers;
 mod sites;
 mod networks;

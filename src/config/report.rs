@@ -10,6 +10,7 @@ use crate::net::{DurationText, SizeText};
 use crate::proxy::{Freshness, UpstreamConfig};
 use crate::upstream::{CredentialSource, Egress, FolderCredential, MirrorConfig, SiteConfig};
 
+use super::access;
 use super::effective::{Config, Log, LogFormat};
 use super::sites::{NO_PROXY, no_egress};
 
@@ -34,6 +35,7 @@ impl Config {
         self.write_freshness(out)?;
         self.write_timeouts(out)?;
         self.write_limits(out)?;
+        access::write(out, &self.access)?;
         let freshness = self.freshness();
         self.proxy
             .upstreams
@@ -407,7 +409,10 @@ mod tests {
         let Some((first, rest)) = path.split_first() else {
             return Value::Integer(1);
         };
-        let list = matches!(*first, "upstream" | "tags" | "mirror" | "credential");
+        let list = matches!(
+            *first,
+            "upstream" | "tags" | "mirror" | "credential" | "rule"
+        );
         let inner = if list {
             Value::Array(vec![nested(rest)])
         } else {

@@ -1,8 +1,8 @@
-//! `X-Forwarded-For`: for whom a proxy says that it asks.
+//! `X-Forwarded-For`: for whom a proxy says that it asks; and `X-Forwarded-Proto`: how it was asked.
 //!
 //! Each proxy appends the address of its own peer, so the list is read from the right, and only as far as whoever wrote
-//! an entry is trusted; what stands left of that, anybody may have written. RFC 7239's `Forwarded` is not read: the
-//! balancers in the field send this one, and two headers that may disagree are one too many.
+//! an entry is trusted; what stands left of that, anybody may have written. RFC 7239's `Forwarded` is not read for
+//! addresses: the balancers in the field send this one, and two headers that may disagree are one too many.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,6 +34,25 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> 
     client
 }
 
+/// Whether a proxy says that its client speaks TLS: by `X-Forwarded-Proto`, or by the `proto` of `Forwarded` (RFC 7239 §5.4) where
+/// there is none. Of several proxies the first counts, which is the one that the client speaks to. Ask only where the proxy is
+/// trusted; nothing but the addresses that we call ourselves by rests on it.
+pub fn is_forwarded_https(headers: &HeaderMap) -> bool {
+    let first = |name: &HeaderName| {
+        let line = headers.get(name)?.to_str().ok()?;
+        line.split(',').next().map(str::trim)
+    };
+    if let Some(proto) = first(&X_FORWARDED_PROTO) {
+        return proto.eq_ignore_ascii_case("https");
+    }
+    let pairs = first(&FORWARDED).into_iter().flat_map(|it| it.split(';'));
+    let mut pairs = pairs.filter_map(|pair| pair.split_once('='));
+    pairs.any(|(name, value)| {
+        name.trim().eq_ignore_ascii_case("proto")
+            && value.trim().trim_matches('"').eq_ignore_ascii_case("https")
+    })
+}
+
 /// An address, or one with a port as some balancers send it; IPv6 may have brackets, and needs them before a port.
 fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(entry.trim_ascii()).ok()?;
@@ -46,6 +65,8 @@ fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// More proxies than anybody stands in a row.
 const ENTRIES_MAX: usize = 32;
@@ -192,6 +213,32 @@ mod tests {
             let line = [text, &b", 203.0.113.9"[..]].concat();
             assert_eq!(client("10.0.0.1", &[&line]), "203.0.113.9", "{line:?}");
             assert_eq!(client("10.0.0.1", &[text, b"203.0.113.9"]), "203.0.113.9");
+        }
+    }
+
+    #[test]
+    fn a_proxy_says_how_it_was_asked() {
+        for (lines, expected) in [
+            (&[][..], false),
+            (&[("x-forwarded-proto", "https")], true),
+            (&[("x-forwarded-proto", "HTTPS , http")], true),
+            (&[("x-forwarded-proto", "http, https")], false),
+            (&[("x-forwarded-proto", "")], false),
+            (&[("forwarded", "for=192.0.2.1;proto=https")], true),
+            (&[("forwarded", "For=a; Proto=\"https\", proto=http")], true),
+            (&[("forwarded", "for=a, proto=https")], false),
+            (&[("forwarded", "xproto=https")], false),
+            (
+                &[("x-forwarded-proto", "http"), ("forwarded", "proto=https")],
+                false,
+            ),
+        ] {
+            let header = |(name, value): &(&'static str, &'static str)| {
+                let name = HeaderName::from_static(name);
+                (name, HeaderValue::from_static(value))
+            };
+            let headers: HeaderMap = lines.iter().map(header).collect();
+            assert_eq!(is_forwarded_https(&headers), expected, "{lines:?}");
         }
     }
 

@@ -14,13 +14,16 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::access::{Access, Refusal, Visit, Wish};
 use super::body::ResponseBody;
 use super::connection::ConnectionHandle;
 use super::metrics::{Labels, Metrics, end_label};
 use super::peer::Peer;
 use super::peers::Peers;
 use super::respond::{self, Wanted};
-use crate::net::{Chain, End, InvalidFraming, Metered, check_framing, requested_host, shown_path};
+use crate::net::{
+    Chain, End, Identity, InvalidFraming, Metered, check_framing, requested_host, shown_path,
+};
 use crate::oci::OCI_NAMESPACE;
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
@@ -30,6 +33,7 @@ pub(super) struct Front {
     pub(super) proxy: Arc<Proxy>,
     pub(super) metrics: Metrics,
     pub(super) peers: Peers,
+    pub(super) access: Arc<Access>,
 }
 
 /// A body that tells how it ended.
@@ -42,6 +46,8 @@ struct Line {
     client: IpAddr,
     /// The other end of the connection: the client, or a proxy.
     peer: Peer,
+    /// Who that is to us.
+    identity: Identity,
     method: http::Method,
     path: String,
     labels: Labels,
@@ -64,8 +70,9 @@ pub(super) async fn handle(
     let requested = requested(&request, &connection);
     let route = requested.and_then(|it| front.proxy.route(it));
     let mut line = Line::of(&front, peer, &request, &route, id);
-    let answering = AssertUnwindSafe(answer(&front, &request, &route, &line.id)).catch_unwind();
-    let (response, outcome) = Box::pin(answering).await.unwrap_or_else(|_| {
+    let answering = AssertUnwindSafe(answer(&front, &request, &route, &mut line)).catch_unwind();
+    let answered = Box::pin(answering).await;
+    let (response, outcome) = answered.unwrap_or_else(|_| {
         error!(request = line.id, "a request's code panicked");
         (respond::panicked(), "failed")
     });
@@ -102,8 +109,20 @@ async fn answer(
     front: &Front,
     request: &Request<Incoming>,
     route: &Result<Route, Error>,
-    id: &str,
+    line: &mut Line,
 ) -> (Response<ResponseBody>, &'static str) {
+    // What may mean another host to somebody on the way is not looked at further.
+    if !matches!(route, Err(Error::Request(RequestFault::Host(_)))) {
+        match admit(front, request, route, line).await {
+            Ok(None) => {}
+            Ok(Some(response)) => return (response, "none"),
+            Err(refusal) => {
+                let status = refusal.status();
+                debug!(request = line.id, %status, "request not admitted");
+                return (respond::refusal(&refusal), "refused");
+            }
+        }
+    }
     let namespace = route
         .as_ref()
         .ok()
@@ -134,7 +153,7 @@ async fn answer(
     match pulled {
         Ok(answered) => answered,
         Err(error) => {
-            log_error(id, &error);
+            log_error(&line.id, &error);
             let outcome = if error.status().is_server_error() {
                 "failed"
             } else {
@@ -143,6 +162,46 @@ async fn answer(
             (respond::error(&error, namespace), outcome)
         }
     }
+}
+
+/// Finds out who a request is by, and whether they may; a request for a token is answered by one.
+async fn admit(
+    front: &Front,
+    request: &Request<Incoming>,
+    route: &Result<Route, Error>,
+    line: &mut Line,
+) -> Result<Option<Response<ResponseBody>>, Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let route = route.as_ref().ok();
+    let visit = Visit {
+        headers,
+        peer: &line.peer,
+        client: line.client,
+        is_https: front.peers.is_https(&line.peer, headers),
+        // It was looked at before.
+        host: requested_host(request.version(), uri, headers).unwrap_or_default(),
+        namespace: route.and_then(|it| it.namespace.as_deref()),
+    };
+    if uri.path() == TOKEN_PATH && front.access.authenticates() {
+        line.labels.endpoint = "token";
+        if method(request.method()).is_none() {
+            return Err(Refusal::Method);
+        }
+        let (authenticated, issued) = front.access.exchange(visit, uri.query()).await?;
+        line.identity = authenticated.identity;
+        return Ok(Some(respond::token(&issued)));
+    }
+    let authenticated = front.access.authenticate(visit).await?;
+    let admitted = route.map_or(Ok(()), |route| {
+        let wish = Wish {
+            upstream: route.registry.namespace(),
+            endpoint: &route.endpoint,
+            name: &route.asked.name,
+        };
+        front.access.judge(visit, &authenticated, wish)
+    });
+    line.identity = authenticated.identity;
+    admitted.map(|()| None)
 }
 
 async fn respond_to(
@@ -177,6 +236,7 @@ impl Line {
             id,
             client: front.peers.client(peer.address.ip(), request.headers()),
             peer,
+            identity: Identity::Anonymous,
             method: request.method().clone(),
             path: shown_path(request.uri().path(), PATH_SHOWN_MAX),
             labels: labels_of(route),
@@ -218,6 +278,7 @@ impl Drop for Line {
             peer = %self.peer.address,
             tls = self.peer.is_tls,
             certificate = self.peer.certificate.as_deref(),
+            identity = self.identity.name(),
             method = %self.method,
             path = self.path,
             upstream = self.labels.upstream,
@@ -237,6 +298,8 @@ impl Drop for Line {
 static CLIENT_LEFT: LazyLock<StatusCode> =
     LazyLock::new(|| StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT));
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where tokens are asked for; a path of no registry's.
+const TOKEN_PATH: &str = "/token";
 /// How much of a path a log line shows: more than the longest valid one.
 const PATH_SHOWN_MAX: usize = 600;
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::accept::AcceptFaults;
+use super::access::Access;
 use super::admin::Admin;
 use super::config::Config;
 use super::connection::Connection;
@@ -51,6 +52,7 @@ pub struct Server {
     admin_listener: TcpListener,
     health: Health,
     metrics: Metrics,
+    access: Arc<Access>,
     /// Cancelled when no more requests are taken.
     stopping: CancellationToken,
     /// Cancelled when the time to end is over.
@@ -65,7 +67,12 @@ impl Server {
     /// # Errors
     ///
     /// When one of them cannot be listened on.
-    pub fn bind(config: Config, health: Health, metrics: Metrics) -> Result<Self, BindError> {
+    pub fn bind(
+        config: Config,
+        health: Health,
+        metrics: Metrics,
+        access: Arc<Access>,
+    ) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
         let mut registry_addresses = Vec::new();
         for address in &config.listen {
@@ -84,6 +91,7 @@ impl Server {
             admin_listener,
             health,
             metrics,
+            access,
             stopping: CancellationToken::new(),
             breaking_off: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -128,6 +136,7 @@ impl Server {
             proxy,
             metrics: self.metrics,
             peers: Peers::new(&self.config),
+            access: self.access,
         });
         let places = Arc::new(Semaphore::new(self.config.connections_max));
         let accepting = TaskTracker::new();

@@ -18,6 +18,27 @@ pub struct Metrics {
     connections: IntGauge,
     connections_limit: IntGauge,
     accept_errors: IntCounterVec,
+    authentications: IntCounterVec,
+    denied: IntCounterVec,
+}
+
+/// What became of finding out who a request is by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Authentication {
+    /// It shows nothing, or a token of nobody's.
+    Anonymous,
+    /// By somebody with a password, or with a token that was given for it.
+    Password,
+    /// By somebody with a token of the operator's.
+    Token,
+    /// By somebody with a certificate.
+    Certificate,
+    /// What it shows is wrong.
+    Wrong,
+    /// Its token's time is over.
+    Void,
+    /// Too many passwords are being checked.
+    Busy,
 }
 
 /// Why a connection could not be accepted.
@@ -88,6 +109,20 @@ impl Metrics {
                 ),
                 &["reason"],
             )?,
+            authentications: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_authentications_total",
+                    "Requests that were asked who they are by, by what they showed",
+                ),
+                &["result"],
+            )?,
+            denied: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_access_denied_total",
+                    "Requests that the access rules denied",
+                ),
+                &["identity"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
@@ -96,11 +131,20 @@ impl Metrics {
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_limit.clone()))?;
         registry.register(Box::new(metrics.accept_errors.clone()))?;
+        registry.register(Box::new(metrics.authentications.clone()))?;
+        registry.register(Box::new(metrics.denied.clone()))?;
         for end in [End::Complete, End::Failed, End::Abandoned] {
             metrics.responses.with_label_values(&[end_label(end)]);
         }
         for fault in AcceptFault::ALL {
             metrics.accept_errors.with_label_values(&[fault.label()]);
+        }
+        for authentication in Authentication::ALL {
+            let label = authentication.label();
+            metrics.authentications.with_label_values(&[label]);
+        }
+        for is_anonymous in [true, false] {
+            metrics.denied.with_label_values(&[kind(is_anonymous)]);
         }
         Ok(metrics)
     }
@@ -151,6 +195,15 @@ impl Metrics {
         self.accept_errors.with_label_values(&[label]).inc();
     }
 
+    pub(super) fn authenticated(&self, authentication: Authentication) {
+        let label = authentication.label();
+        self.authentications.with_label_values(&[label]).inc();
+    }
+
+    pub(super) fn denied(&self, is_anonymous: bool) {
+        self.denied.with_label_values(&[kind(is_anonymous)]).inc();
+    }
+
     pub(super) fn connected(&self) {
         self.connections.inc();
     }
@@ -158,6 +211,35 @@ impl Metrics {
     pub(super) fn disconnected(&self) {
         self.connections.dec();
     }
+}
+
+impl Authentication {
+    const ALL: [Self; 7] = [
+        Self::Anonymous,
+        Self::Password,
+        Self::Token,
+        Self::Certificate,
+        Self::Wrong,
+        Self::Void,
+        Self::Busy,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Password => "password",
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+            Self::Wrong => "wrong",
+            Self::Void => "void",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// Whom a request was by, as a label: no name is one.
+const fn kind(is_anonymous: bool) -> &'static str {
+    if is_anonymous { "anonymous" } else { "named" }
 }
 
 impl AcceptFault {

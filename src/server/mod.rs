@@ -15,6 +15,7 @@ mod handle;
 mod respond;
 mod multipart;
 mod body;
+mod access;
 mod peers;
 mod peer;
 mod connection;
@@ -22,6 +23,10 @@ mod health;
 mod metrics;
 mod config;
 
+pub use access::{
+    Access, AccessConfig, Action, FileError, InvalidPattern, RepositoryPattern, Rule, Who,
+    check_access_files, fuzz_access_file, fuzz_authorization, fuzz_token_request,
+};
 pub use config::Config;
 pub use health::Health;
 pub use listen::{BindError, Server};

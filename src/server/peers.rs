@@ -13,7 +13,11 @@ use tracing::{debug, warn};
 
 use super::config::Config;
 use super::connection::Connection;
-use crate::net::{Chain, InvalidProxyHeader, Networks, ProxyHeader, ProxySource, client_address};
+use super::peer::Peer;
+use crate::net::{
+    Chain, InvalidProxyHeader, Networks, ProxyHeader, ProxySource, client_address,
+    is_forwarded_https,
+};
 
 /// Whom to believe about who is asking.
 #[derive(Debug)]
@@ -85,6 +89,11 @@ impl Peers {
     /// For whom a peer asks.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         client_address(peer, headers, &self.trusted)
+    }
+
+    /// Whether a client speaks TLS, to us or to the proxy in front that says so.
+    pub(super) fn is_https(&self, peer: &Peer, headers: &HeaderMap) -> bool {
+        peer.is_tls || (self.trusted.contains(peer.address.ip()) && is_forwarded_https(headers))
     }
 
     fn refused(&self, peer: SocketAddr, error: &Error) {

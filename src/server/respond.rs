@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::access::{Issued, Refusal};
 use super::body::ResponseBody;
 use super::multipart::{Multipart, RANGES_MAX, part_of};
 use crate::net::{ContentRange, RangeSet, Resolved, if_range_allows, none_match, unsatisfied};
@@ -94,6 +95,37 @@ pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<Response
                 .map(|it| (WWW_AUTHENTICATE, it)),
         );
     }
+    response
+}
+
+/// The response to who may not, or has not shown that they may.
+pub(super) fn refusal(refusal: &Refusal) -> Response<ResponseBody> {
+    let body = error_body(Some(refusal.code()), &refusal.message());
+    let mut response = Response::new(ResponseBody::memory(body.into()));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    registry_headers(headers);
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Some(challenge) = refusal.challenge() {
+        set(headers, WWW_AUTHENTICATE, &challenge.to_string());
+    }
+    if let Some(after) = refusal.retry_after() {
+        set(headers, RETRY_AFTER, &after.as_secs().to_string());
+    }
+    if *refusal == Refusal::Method {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        // What comes behind it is its body, which nobody wants.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The response that hands out a token. Nobody on the way keeps it.
+pub(super) fn token(issued: &Issued) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::memory(issued.body().into()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
