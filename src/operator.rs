@@ -300,12 +300,15 @@ async fn post(address: &str, path: &str, body: String) -> Result<Posted, Error> 
     let stream = connecting
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(unreachable)?;
+    // The address, and not the name: by a name the admin port may have been called by a web page.
+    let peer = stream.peer_addr().map_err(unreachable)?;
+    let host = SocketAddr::new(peer.ip(), peer.port()).to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|_| strange(address))?;
     let serving = AbortOnDrop(tokio::spawn(connection));
     let request = Request::post(path)
-        .header(HOST, address)
+        .header(HOST, host)
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(|_| strange(address))?;

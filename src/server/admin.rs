@@ -10,14 +10,17 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use prometheus::{Encoder, Registry, TextEncoder};
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
+use super::access::{Access, NotTaken, Visit, is_forwarded};
+use super::asked;
 use super::health::Health;
 use super::peer::Peer;
+use super::peers::Peers;
 use super::purge;
 use super::verify::Verifications;
 use crate::cache::Cache;
-use crate::net::shown_path;
+use crate::net::{requested_host, shown_path};
 use crate::proxy::Proxy;
 
 /// What the admin port tells about.
@@ -28,6 +31,8 @@ pub(super) struct Admin {
     pub(super) cache: Cache,
     pub(super) proxy: Arc<Proxy>,
     pub(super) verifications: Verifications,
+    pub(super) peers: Arc<Peers>,
+    pub(super) access: Arc<Access>,
 }
 
 impl Admin {
@@ -45,12 +50,36 @@ impl Admin {
             path = shown_path(request.uri().path(), PATH_SHOWN_MAX),
             "admin request"
         );
+        if matches!(request.uri().path(), "/purge" | "/verify")
+            && let Err(not_taken) = self.take(&peer, &request).await
+        {
+            return Ok(asked::not_taken(not_taken).map(BodyExt::boxed_unsync));
+        }
         let response = match request.uri().path() {
             "/verify" => return Ok(self.verifications.answer(request).await),
             "/purge" => purge::answer(&self.proxy, request).await,
             _ => self.tell(&request),
         };
         Ok(response.map(BodyExt::boxed_unsync))
+    }
+
+    /// Whether an order is taken.
+    async fn take(&self, peer: &Peer, request: &Request<Incoming>) -> Result<(), NotTaken> {
+        let headers = request.headers();
+        let host = requested_host(request.version(), request.uri(), headers);
+        let visit = Visit {
+            headers,
+            peer,
+            client: self.peers.client(peer.address.ip(), headers),
+            is_https: peer.is_tls,
+            host: host.map_err(|_| NotTaken::Host)?,
+            namespace: None,
+        };
+        let is_proxied = is_forwarded(headers) && !self.peers.is_trusted(peer);
+        let identity = self.access.take_order(visit, is_proxied).await?;
+        let path = request.uri().path();
+        info!(client = %visit.client, identity = identity.name(), path, "order taken");
+        Ok(())
     }
 
     fn tell(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {

@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
+
+use super::access::NotTaken;
 
 /// Why a request is no order.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +85,16 @@ pub(super) fn refusal(status: StatusCode, message: &str) -> Response<Full<Bytes>
     if status == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = HeaderValue::from_static("POST");
         response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
+
+/// An answer that says why an order is not taken from whoever gives it.
+pub(super) fn not_taken(why: NotTaken) -> Response<Full<Bytes>> {
+    let mut response = refusal(why.status(), &why.to_string());
+    if why.status() == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Basic realm=\"layerhold\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response
 }

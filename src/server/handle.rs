@@ -111,8 +111,12 @@ async fn answer(
     route: &Result<Route, Error>,
     line: &mut Line,
 ) -> (Response<ResponseBody>, &'static str) {
-    // What may mean another host to somebody on the way is not looked at further.
-    if !matches!(route, Err(Error::Request(RequestFault::Host(_)))) {
+    // What may mean another host, or two requests, to somebody on the way is not looked at further.
+    let is_ambiguous = matches!(
+        route,
+        Err(Error::Request(RequestFault::Host(_) | RequestFault::Framing(_)))
+    );
+    if !is_ambiguous {
         match admit(front, request, route, line).await {
             Ok(None) => {}
             Ok(Some(response)) => return (response, "none"),

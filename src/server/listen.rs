@@ -124,6 +124,8 @@ impl Server {
             verifications: Verifications::new(cache.clone()),
             cache,
             proxy: Arc::clone(&proxy),
+            peers: Arc::new(Peers::new(&self.config)),
+            access: Arc::clone(&self.access),
         };
         let admin_serving = tokio::spawn(serve_admin(
             self.admin_listener,

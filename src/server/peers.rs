@@ -93,7 +93,12 @@ impl Peers {
 
     /// Whether a client speaks TLS, to us or to the proxy in front that says so.
     pub(super) fn is_https(&self, peer: &Peer, headers: &HeaderMap) -> bool {
-        peer.is_tls || (self.trusted.contains(peer.address.ip()) && is_forwarded_https(headers))
+        peer.is_tls || (self.is_trusted(peer) && is_forwarded_https(headers))
+    }
+
+    /// Whether a peer is a proxy that may say for whom it asks.
+    pub(super) fn is_trusted(&self, peer: &Peer) -> bool {
+        self.trusted.contains(peer.address.ip())
     }
 
     fn refused(&self, peer: SocketAddr, error: &Error) {

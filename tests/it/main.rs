@@ -21,6 +21,7 @@ mod framing;
 mod errors;
 mod outage;
 mod auth;
+mod access;
 mod credentials;
 mod accounts;
 mod secrets;

@@ -17,10 +17,10 @@ use super::entries::{FileError, Tokens, Users};
 use super::exchange::{Issued, TokenRequest};
 use super::passwords::{Checked, Passwords};
 use super::refusal::Refusal;
-use super::rules::{Asked, Verdict, judge};
+use super::rules::{Asked, Verdict, Who, judge};
 use super::sealed::{Bearer, Grant, Sealer, Shape};
 use super::shown::Shown;
-use crate::net::{Identity, Means, Secret};
+use crate::net::{Identity, Means, Networks, Secret};
 use crate::oci::{Endpoint, Namespace};
 
 /// Who may pull what.
@@ -228,6 +228,16 @@ impl Access {
         let token = self.sealer.seal(&Grant { bearer }, LIFETIME + GRACE);
         let token = token.ok_or(Refusal::Busy)?;
         Ok((authenticated, Issued::new(token, LIFETIME)))
+    }
+
+    /// From where the admin port takes orders, and from whom.
+    pub(super) fn admins(&self) -> (Networks, Vec<Who>) {
+        let AccessConfig {
+            admin_networks,
+            admin_identities,
+            ..
+        } = &self.terms.read().config;
+        (admin_networks.clone(), admin_identities.clone())
     }
 
     fn terms(&self) -> Arc<Terms> {

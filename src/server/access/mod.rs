@@ -12,6 +12,7 @@
 //!
 //! **What is absent:** no upstream is asked here, and nothing that a client shows leaves.
 
+mod orders;
 mod front;
 mod exchange;
 mod passwords;
@@ -35,4 +36,5 @@ pub use shown::fuzz_authorization;
 
 pub(super) use exchange::Issued;
 pub(super) use front::{Visit, Wish};
+pub(super) use orders::{NotTaken, is_forwarded};
 pub(super) use refusal::Refusal;
