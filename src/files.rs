@@ -12,6 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 /// By what a file is told from what it was: time of change, length and place on its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +96,9 @@ impl Mark {
 /// When it cannot be read, is no regular file, or is larger than any of its kind.
 pub fn read(file: &Path) -> Result<Vec<u8>, Error> {
     let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // As large as it is at once: what grows leaves copies behind, of keys too.
+        let size = usize::try_from(fs::metadata(file)?.len().min(FILE_BYTES_MAX));
+        let mut bytes = Vec::with_capacity(size.unwrap_or(0) + 1);
         // Opening a pipe waits for whoever is to write into it.
         if !fs::metadata(file)?.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -128,7 +131,7 @@ pub fn certified(
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, Error> {
     let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| {
+    let private = PrivateKeyDer::from_pem_slice(&Zeroizing::new(read(key)?)).map_err(|error| {
         if matches!(error, pem::Error::NoItemsFound) {
             let file = key.to_owned();
             return Error::NoKey { file };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -139,10 +139,11 @@ pub struct Egress {
 /// and dialled as what stands here for it.
 #[derive(Clone, Debug, Default)]
 pub struct AddressBook {
-    /// The addresses of some names, which are then not looked up.
-    pub names: BTreeMap<String, Vec<IpAddr>>,
-    /// Who is dialled instead of some addresses.
-    pub stand_ins: BTreeMap<IpAddr, IpAddr>,
+    /// The addresses of some names, which are then not looked up: what the first look finds, the second, and so on; the last
+    /// is found by all that follow.
+    pub names: BTreeMap<String, Vec<Vec<IpAddr>>>,
+    /// Who is dialled instead of some addresses; with a port, instead of the scheme's own.
+    pub stand_ins: BTreeMap<IpAddr, SocketAddr>,
 }
 
 impl fmt::Debug for Egress {

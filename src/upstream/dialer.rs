@@ -10,6 +10,7 @@
 //! still checked before the proxy is asked, and so are the names that mean the same everywhere; any other name is taken on
 //! trust. The proxy itself is the operator's word.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -57,6 +58,8 @@ struct Site {
     /// Where a redirect may lead, too.
     networks: Networks,
     addresses: AddressBook,
+    /// How often a name of the book was looked up.
+    looks: Mutex<HashMap<String, usize>>,
 }
 
 /// Where an upstream is, by all the addresses that its name ever had.
@@ -102,6 +105,7 @@ impl Rule {
             whereabouts: Mutex::new(Whereabouts::Unknown),
             networks: config.redirect_networks.clone(),
             addresses: config.addresses.clone(),
+            looks: Mutex::default(),
         });
         move |word| Self {
             word,
@@ -149,16 +153,20 @@ impl Rule {
     }
 
     /// Who is dialled for an address that was checked: itself, outside of tests. It is raced by its own IP version.
-    fn stand_in(&self, address: IpAddr) -> IpAddr {
-        let stand_ins = &self.site.addresses.stand_ins;
-        stand_ins.get(&address).copied().unwrap_or(address)
+    fn stand_in(&self, address: IpAddr) -> SocketAddr {
+        let stand_in = self.site.addresses.stand_ins.get(&address);
+        stand_in.copied().unwrap_or(SocketAddr::new(address, 0))
     }
 
     /// The addresses of a name.
     async fn look_up(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let known = self.site.addresses.names.get(&name.to_ascii_lowercase());
-        if let Some(known) = known {
-            return Ok(known.clone());
+        let name_known = name.to_ascii_lowercase();
+        if let Some(answers) = self.site.addresses.names.get(&name_known) {
+            let mut looks = self.site.looks.lock();
+            let look = looks.entry(name_known).or_default();
+            let answer = answers.get(*look).or(answers.last());
+            *look += 1;
+            return Ok(answer.cloned().unwrap_or_default());
         }
         let found = tokio::net::lookup_host((name, 0)).await?;
         Ok(found.map(|it| it.ip()).collect())
@@ -200,7 +208,7 @@ impl Service<Name> for Resolver {
             let mut refused = None;
             for address in rule.look_up(name.as_str()).await? {
                 match rule.check(address) {
-                    Ok(()) => allowed.push(SocketAddr::new(rule.stand_in(address), 0)),
+                    Ok(()) => allowed.push(rule.stand_in(address)),
                     Err(forbidden) => refused = Some(forbidden),
                 }
             }
@@ -241,7 +249,7 @@ impl Dialer {
                 return Box::pin(async move { Err(forbidden.into()) });
             }
             let stand_in = self.rule.stand_in(address);
-            if stand_in != address {
+            if stand_in.ip() != address {
                 uri = party::with_address(&uri, stand_in);
             }
         }

@@ -165,10 +165,15 @@ pub(super) fn literal(host: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// The same with an address in the place of its host.
-pub(super) fn with_address(uri: &Uri, address: IpAddr) -> Uri {
+/// The same with an address in the place of its host, and of its port where it names none.
+pub(super) fn with_address(uri: &Uri, address: SocketAddr) -> Uri {
     let mut parts = uri.clone().into_parts();
-    let authority = SocketAddr::new(address, port(uri)).to_string();
+    let port = if address.port() == 0 || uri.port().is_some() {
+        port(uri)
+    } else {
+        address.port()
+    };
+    let authority = SocketAddr::new(address.ip(), port).to_string();
     parts.authority = authority.parse().ok();
     Uri::from_parts(parts).unwrap_or_default()
 }

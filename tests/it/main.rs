@@ -26,6 +26,8 @@ mod credentials;
 mod accounts;
 mod secrets;
 mod redirect;
+mod registries;
+mod names;
 mod mirrors;
 mod transport;
 mod egress;

@@ -143,15 +143,26 @@ impl ProxyBuilder {
     }
 
     /// Gives a name its addresses, in this process only: nobody is asked for them.
-    pub(crate) fn name(mut self, name: &str, addresses: &[&str]) -> Self {
-        let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
-        self.addresses.names.insert(name.to_owned(), addresses);
+    pub(crate) fn name(self, name: &str, addresses: &[&str]) -> Self {
+        self.answers(name, &[addresses])
+    }
+
+    /// As [`ProxyBuilder::name`], with other addresses at each look; the last ones stay.
+    pub(crate) fn answers(mut self, name: &str, answers: &[&[&str]]) -> Self {
+        let parsed = |answer: &&[&str]| answer.iter().map(|it| it.parse().unwrap()).collect();
+        let answers = answers.iter().map(parsed).collect();
+        self.addresses.names.insert(name.to_owned(), answers);
         self
     }
 
     /// Has somebody else dialled for an address, in this process only: it is checked as what it is, and reached where a
     /// test can listen.
-    pub(crate) fn stand_in(mut self, address: &str, dialled: IpAddr) -> Self {
+    pub(crate) fn stand_in(self, address: &str, dialled: IpAddr) -> Self {
+        self.stand_in_at(address, SocketAddr::new(dialled, 0))
+    }
+
+    /// The same, at a port for those who name none.
+    pub(crate) fn stand_in_at(mut self, address: &str, dialled: SocketAddr) -> Self {
         let address = address.parse().unwrap();
         self.addresses.stand_ins.insert(address, dialled);
         self

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -101,6 +102,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     repositories: BTreeMap<String, Repository>,
+    /// What is served at paths that are no registry's.
+    files: BTreeMap<String, Bytes>,
     script: Script,
     gates: Vec<Placed>,
     log: Vec<Seen>,
@@ -196,6 +199,12 @@ impl FakeRegistry {
         let digest = blob.digest().to_owned();
         let bytes = blob.bytes().clone();
         self.repository(repository, |it| it.blobs.insert(digest, bytes));
+    }
+
+    /// Serves the bytes of a blob at a path of the test's choice, to whoever comes.
+    pub(crate) fn serve_at(&self, path: &str, blob: &Blob) {
+        let (path, bytes) = (path.to_owned(), blob.bytes().clone());
+        self.shared.state.lock().files.insert(path, bytes);
     }
 
     /// Serves these bytes under the digest of others.
@@ -495,6 +504,8 @@ impl Shared {
         let wrong = seen.header("authorization").and_then(|value| {
             let known = state.guard.as_ref().is_some_and(|it| it.knows(value, seen));
             let wanted = state.lock.as_ref().is_some_and(|it| it.wants(value));
+            let issuer = state.issuer.as_ref();
+            let wanted = wanted || issuer.is_some_and(|it| it.wants(value, seen));
             (!known && !wanted).then(|| format!("credentials at {}: {value}", seen.path))
         });
         state.violations.extend(wrong);
@@ -634,7 +645,10 @@ impl State {
             let reply = Reply::new(redirect.status, "text/html", "<a>here</a>");
             return Some(reply.with("Location", &redirect.next()));
         }
-        let issuer = self.issuer.as_ref().filter(|_| seen.path == "/token")?;
+        if let Some(bytes) = self.files.get(&seen.path) {
+            return Some(Reply::new(200, "application/octet-stream", bytes.clone()));
+        }
+        let issuer = self.issuer.as_ref().filter(|it| it.is_meant(seen))?;
         let issued = issuer.issue(seen);
         Some(issued.map_or(Reply::error(401), |it| {
             Reply::new(200, "application/json", it)

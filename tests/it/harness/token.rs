@@ -45,6 +45,12 @@ pub(super) struct Lock {
 struct State {
     /// What a form must have to get a token (distribution's `docs/spec/auth/oauth.md`).
     identity: Option<String>,
+    /// Where tokens are had.
+    path: &'static str,
+    /// What whoever wants one shows; anybody gets one without that.
+    password: Option<String>,
+    /// The answer, with `{token}`; without one it is made of what follows.
+    answer: Option<&'static str>,
     /// The key of a token in the answer.
     key: &'static str,
     expires_in: Option<u64>,
@@ -66,6 +72,9 @@ impl TokenServer {
         let issuer = Arc::new(Issuer {
             state: Mutex::new(State {
                 identity: None,
+                path: "/token",
+                password: None,
+                answer: None,
                 key: "token",
                 expires_in: Some(300),
                 is_trusted: true,
@@ -78,12 +87,22 @@ impl TokenServer {
 
     /// Where tokens are had.
     pub(crate) fn realm(&self) -> String {
-        format!("http://{}/token", self.inner.address())
+        let path = self.issuer.state.lock().path;
+        format!("http://{}{path}", self.inner.address())
     }
 
     /// Its scheme, host and port.
     pub(crate) fn root(&self) -> String {
         format!("http://{}", self.inner.address())
+    }
+
+    /// Gives out tokens at this path, in this answer with `{token}` in it, to whoever shows this password. Nothing else here
+    /// is locked by it.
+    pub(crate) fn act_as(&self, path: &'static str, answer: &'static str, password: &str) {
+        let mut state = self.issuer.state.lock();
+        state.path = path;
+        state.answer = Some(answer);
+        state.password = Some(password.to_owned());
     }
 
     /// Names the token in its answers by this key.
@@ -146,22 +165,41 @@ impl Issuer {
             let found = pairs.find(|(key, _)| key == name);
             found.map(|(_, value)| value.into_owned())
         };
-        if seen.method != method || pair("refresh_token") != state.identity {
+        let shown = seen.header("authorization");
+        let is_known = state.password.is_none() || state.password.as_deref() == shown;
+        if seen.method != method || pair("refresh_token") != state.identity || !is_known {
             return None;
         }
         let scope = pair("scope");
         let token = format!("{TOKEN}-{}", state.issued.len());
+        let is_trusted = state.is_trusted;
+        if let Some(answer) = state.answer {
+            let answer = answer.replace("{token}", &token);
+            let known = (scope.unwrap_or_default(), is_trusted);
+            state.issued.insert(token, known);
+            return Some(answer);
+        }
         let mut answer = json!({ (state.key): token });
         if let (Some(seconds), Some(answer)) = (state.expires_in, answer.as_object_mut()) {
             answer.insert("expires_in".to_owned(), seconds.into());
         }
-        let is_trusted = state.is_trusted;
         let known = (scope.unwrap_or_default(), is_trusted);
         state.issued.insert(token, known);
         if let Some(answer) = answer.as_object_mut().filter(|_| state.identity.is_some()) {
             answer.insert("refresh_token".to_owned(), "another".into());
         }
         Some(answer.to_string())
+    }
+
+    /// Whether tokens are had by this request.
+    pub(super) fn is_meant(&self, seen: &Seen) -> bool {
+        seen.path == self.state.lock().path
+    }
+
+    /// Whether this is a password that is wanted here for a token.
+    pub(super) fn wants(&self, authorization: &str, seen: &Seen) -> bool {
+        let is_basic = authorization.starts_with("Basic ");
+        is_basic && self.is_meant(seen) && self.state.lock().password.is_some()
     }
 
     /// The scope of a token, and whether the registry takes it.
