@@ -69,6 +69,8 @@ pub(super) struct Timeouts {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Limits {
     pub(super) connections: Option<Value>,
+    pub(super) connections_per_source: Option<Value>,
+    pub(super) requests_per_source: Option<Value>,
     pub(super) fills: Option<Value>,
     pub(super) manifest_bytes: Option<Value>,
     pub(super) requests_per_upstream: Option<Value>,

@@ -20,6 +20,7 @@ use super::effective::{Config, Log, LogFormat};
 use super::error::Error;
 use super::file::{self, File};
 use super::given::{FRESHNESS_MOST, Place, Setting, Sources, ordered};
+use super::limits::ClientLimits;
 use super::names::{
     ADMIN_LISTEN, CACHE_DIR, CACHE_SIZE, CONFIG, LISTEN, LOG_FORMAT, LOG_LEVEL, check_variables,
 };
@@ -84,6 +85,7 @@ impl Config {
 /// Reads every value and compares those that depend on each other.
 fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Config, Error> {
     let limits = file.limits;
+    let clients = ClientLimits::read(sources, &limits)?;
     let count = |name: &str, value, default| sources.key(name, value).count(default);
     let manifest_bytes = sources
         .key("limits.manifest_bytes", limits.manifest_bytes)
@@ -117,7 +119,9 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
             admin_listen,
             trusted_proxies,
             proxy_protocol,
-            connections_max: count("limits.connections", limits.connections, 16_384)?,
+            connections_max: clients.connections,
+            connections_per_source_max: clients.connections_per_source,
+            requests_per_source: clients.requests_per_source,
             header_read_timeout: timeouts.header_read,
             write_idle_timeout: timeouts.write_idle,
             drain_timeout: timeouts.drain,

@@ -18,6 +18,7 @@ mod load;
 mod descriptors;
 mod upstreams;
 mod access;
+mod limits;
 mod peers;
 mod sites;
 mod networks;

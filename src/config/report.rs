@@ -110,7 +110,18 @@ impl Config {
 
     fn write_limits(&self, out: &mut String) -> fmt::Result {
         writeln!(out, "\n[limits]")?;
-        writeln!(out, "connections = {}", self.server.connections_max)?;
+        let server = &self.server;
+        writeln!(out, "connections = {}", server.connections_max)?;
+        match server.connections_per_source_max {
+            Some(most) => writeln!(out, "connections_per_source = {most}")?,
+            None => {
+                let most = server.connections_per_source();
+                writeln!(out, "# connections_per_source: {most}")?;
+            }
+        }
+        if let Some(rate) = server.requests_per_source {
+            writeln!(out, "requests_per_source = \"{rate}\"")?;
+        }
         writeln!(out, "fills = {}", self.cache.fills_max)?;
         writeln!(
             out,

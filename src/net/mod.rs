@@ -9,6 +9,8 @@ mod framing;
 mod forwarded;
 mod proxy_protocol;
 mod networks;
+mod rate;
+mod source;
 mod range;
 mod retry_after;
 mod units;
@@ -32,9 +34,11 @@ pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_add
 pub use pause::next_pause;
 pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};
 pub use range::{ContentRange, RangeSet, Resolved, fuzz_range, unsatisfied};
+pub use rate::{Buckets, InvalidRate, Rate, Share};
 pub use retry_after::{fuzz_retry_after, http_date, retry_after};
 pub use secret::Secret;
 pub use shown::shown_path;
+pub use source::Source;
 pub use total::total;
 pub use units::{
     DurationText, InvalidDuration, InvalidSize, SizeText, fuzz_units, parse_duration, parse_size,

@@ -50,6 +50,12 @@ pub enum Error {
     /// Ours: a limit is reached.
     #[error("too many pulls go around the cache")]
     Busy,
+    /// The client's: it asks more often than it may.
+    #[error("the client asks too often, again in {after:?}")]
+    TooOften {
+        /// When it may ask again.
+        after: Duration,
+    },
     /// Ours: something that was impossible happened.
     #[error("a task of the pull was lost")]
     Lost,
@@ -149,7 +155,7 @@ impl Error {
             },
             Self::Mismatch { .. } | Self::Broken(_) => StatusCode::BAD_GATEWAY,
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::TooOften { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Lost => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -190,7 +196,7 @@ impl Error {
                     _,
                 ) => None,
             },
-            Self::Busy => Some(ErrorCode::TooManyRequests),
+            Self::Busy | Self::TooOften { .. } => Some(ErrorCode::TooManyRequests),
             Self::Mismatch { .. } | Self::Broken(_) | Self::Deadline { .. } | Self::Lost => None,
         }
     }
@@ -218,6 +224,7 @@ impl Error {
                 | upstream::Error::Credential { .. } => None,
             },
             Self::Busy => Some(RETRY_AFTER),
+            Self::TooOften { after } => Some(*after),
             Self::Request(_)
             | Self::Route { .. }
             | Self::Mismatch { .. }
@@ -251,7 +258,7 @@ impl Error {
             | Self::Deadline { .. }
             | Self::Busy
             | Self::Lost => true,
-            Self::Request(_) | Self::Route { .. } => false,
+            Self::Request(_) | Self::Route { .. } | Self::TooOften { .. } => false,
         }
     }
 }

@@ -66,6 +66,7 @@ impl Refusals {
             | Error::Broken(_)
             | Error::Deadline { .. }
             | Error::Busy
+            | Error::TooOften { .. }
             | Error::Lost => return,
         };
         let refusal = (Instant::now() + good_for, error.clone());

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::net::Networks;
+use crate::net::{Networks, Rate};
 
 /// Where to listen, and how patient to be with clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct Config {
     /// Connections at once; further ones wait in the kernel's backlog. Whoever builds this sees to it that there are
     /// descriptors for so many.
     pub connections_max: usize,
+    /// Connections at once from one IPv4 address or IPv6 network of 64 bits; `None` for what follows from those of all.
+    pub connections_per_source_max: Option<usize>,
+    /// How often clients of one such source may ask for content; `None` for as often as they like.
+    pub requests_per_source: Option<Rate>,
     /// How long a client may take over a request's head, and let its connection be idle before.
     pub header_read_timeout: Duration,
     /// How long a client may take nothing while we have bytes for it. That it takes nothing may be noticed at the end of a
@@ -27,3 +31,17 @@ pub struct Config {
     /// How long responses in progress get to end after SIGTERM.
     pub drain_timeout: Duration,
 }
+
+impl Config {
+    /// Connections at once from one source. By default half of all, so that no source can have all; but whoever allows few at
+    /// all has one source in mind, perhaps, so it is not fewer than some.
+    pub fn connections_per_source(&self) -> usize {
+        self.connections_per_source_max.unwrap_or_else(|| {
+            let half = self.connections_max / 2;
+            half.max(SHARED_FROM).min(self.connections_max)
+        })
+    }
+}
+
+/// Fewer connections than this are nobody's half.
+const SHARED_FROM: usize = 1024;

@@ -17,14 +17,16 @@ use tracing::{debug, error, info, warn};
 use super::access::{Access, Refusal, Visit, Wish};
 use super::body::ResponseBody;
 use super::connection::ConnectionHandle;
-use super::metrics::{Labels, Metrics, end_label};
+use super::limits::Limits;
+use super::metrics::{Labels, Metrics, Rejection, end_label};
 use super::peer::Peer;
 use super::peers::Peers;
 use super::respond::{self, Wanted};
+use super::sources::Serving;
 use crate::net::{
     Chain, End, Identity, InvalidFraming, Metered, check_framing, requested_host, shown_path,
 };
-use crate::oci::OCI_NAMESPACE;
+use crate::oci::{Endpoint, OCI_NAMESPACE};
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
 /// What all requests share.
@@ -34,6 +36,7 @@ pub(super) struct Front {
     pub(super) metrics: Metrics,
     pub(super) peers: Peers,
     pub(super) access: Arc<Access>,
+    pub(super) limits: Limits,
 }
 
 /// A body that tells how it ended.
@@ -64,6 +67,7 @@ pub(super) async fn handle(
     front: Arc<Front>,
     peer: Peer,
     connection: ConnectionHandle,
+    serving: Serving,
     request: Request<Incoming>,
 ) -> Result<Response<MeteredBody>, Infallible> {
     let id = format!("{:016x}", rand::random::<u64>());
@@ -101,6 +105,7 @@ pub(super) async fn handle(
             connection.break_off();
         }
         line.ended(end, bytes);
+        drop(serving);
     });
     Ok(Response::from_parts(head, Metered::new(body, sent, on_end)))
 }
@@ -134,6 +139,7 @@ async fn answer(
     let pulled = match (method(request.method()), route) {
         // What may mean another host, or end elsewhere, to somebody on the way is not looked at further.
         (_, Err(error @ Error::Request(RequestFault::Host(_) | RequestFault::Framing(_)))) => {
+            front.metrics.rejected(Rejection::Ambiguous);
             Err(error.clone())
         }
         // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
@@ -151,14 +157,15 @@ async fn answer(
                 caller: Caller::Anyone,
                 deadline: front.proxy.deadline(),
             };
-            respond_to(front, &pull, request).await
+            respond_to(front, &pull, request, line.client).await
         }
     };
     match pulled {
         Ok(answered) => answered,
         Err(error) => {
             log_error(&line.id, &error);
-            let outcome = if error.status().is_server_error() {
+            let is_too_often = matches!(error, Error::TooOften { .. });
+            let outcome = if error.status().is_server_error() && !is_too_often {
                 "failed"
             } else {
                 "refused"
@@ -212,7 +219,11 @@ async fn respond_to(
     front: &Front,
     pull: &Pull,
     request: &Request<Incoming>,
+    client: IpAddr,
 ) -> Result<(Response<ResponseBody>, &'static str), Error> {
+    if pull.endpoint != Endpoint::Ping {
+        front.limits.turn(client, pull.deadline).await?;
+    }
     let answer = front.proxy.pull(pull).await?;
     let outcome = match &answer {
         Answer::Pong => "none",
@@ -354,6 +365,10 @@ fn labels_of(route: &Result<Route, Error>) -> Labels {
 fn log_error(id: &str, error: &Error) {
     let chain = Chain(error);
     match error.status() {
+        // The line of the request says so; whoever asks too often would write two.
+        _ if matches!(error, Error::TooOften { .. }) => {
+            debug!(request = id, error = %chain, "request refused");
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             info!(request = id, error = %chain, "refused by upstream");
         }

@@ -23,12 +23,14 @@ use super::config::Config;
 use super::connection::Connection;
 use super::handle::{Front, handle};
 use super::health::Health;
-use super::metrics::Metrics;
+use super::limits::Limits;
+use super::metrics::{Metrics, Rejection};
 use super::peer::Peer;
 use super::peers::Peers;
+use super::sources::{Seat, Sources};
 use super::verify::Verifications;
 use crate::cache::Cache;
-use crate::net::{Chain, unmapped_address};
+use crate::net::{Chain, Source, unmapped_address};
 use crate::proxy::Proxy;
 
 /// An address that cannot be listened on.
@@ -136,10 +138,13 @@ impl Server {
         self.metrics.takes_at_once(self.config.connections_max);
         let front = Arc::new(Front {
             proxy,
-            metrics: self.metrics,
             peers: Peers::new(&self.config),
             access: self.access,
+            limits: Limits::new(&self.config, self.metrics.clone()),
+            metrics: self.metrics,
         });
+        let per_source = self.config.connections_per_source();
+        let sources = Arc::new(Sources::new(per_source));
         let places = Arc::new(Semaphore::new(self.config.connections_max));
         let accepting = TaskTracker::new();
         for listener in self.listeners {
@@ -147,6 +152,7 @@ impl Server {
                 listener,
                 places: Arc::clone(&places),
                 front: Arc::clone(&front),
+                sources: Arc::clone(&sources),
                 config: self.config.clone(),
                 stopping: self.stopping.clone(),
                 breaking_off: self.breaking_off.clone(),
@@ -187,6 +193,7 @@ struct Acceptor {
     listener: TcpListener,
     places: Arc<Semaphore>,
     front: Arc<Front>,
+    sources: Arc<Sources>,
     config: Config,
     stopping: CancellationToken,
     breaking_off: CancellationToken,
@@ -225,6 +232,7 @@ impl Acceptor {
 
     fn spawn(&self, tcp: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
         let (front, stopping) = (Arc::clone(&self.front), self.stopping.clone());
+        let sources = Arc::clone(&self.sources);
         let breaking_off = self.breaking_off.clone();
         let Config {
             header_read_timeout,
@@ -240,6 +248,10 @@ impl Acceptor {
                 identified = front.peers.identify(&mut connection, peer) => identified,
             };
             let Some(peer) = identified else { return };
+            let Some(seat) = seat(&front, &sources, peer) else {
+                return;
+            };
+            let (seated, metrics) = (Arc::clone(&seat), front.metrics.clone());
             let seen = Peer::plain(peer);
             let (of_connection, ending) = (connection.handle(), connection.handle());
             let service = service_fn(move |request| {
@@ -248,6 +260,7 @@ impl Acceptor {
                     Arc::clone(&front),
                     seen.clone(),
                     of_connection.clone(),
+                    seated.serve(),
                     request,
                 )
             });
@@ -271,17 +284,38 @@ impl Acceptor {
             let served = tokio::select! {
                 served = served => served,
                 () = breaking_off.cancelled() => return ending.break_off(),
+                // Nothing is lost: it is idle, or within its head.
+                () = seat.ended() => return debug!(%peer, "connection made room for another"),
             };
             match served {
                 // The library's patience for a head is also that for the next request to begin.
                 Err(error) if error.is_timeout() && !ending.is_within_head() => {
                     debug!(%peer, "idle connection closed");
                 }
-                Err(error) => debug!(%peer, error = %Chain(&error), "connection ended"),
+                Err(error) => {
+                    if error.is_parse() {
+                        metrics.rejected(Rejection::Head);
+                    }
+                    debug!(%peer, error = %Chain(&error), "connection ended");
+                }
                 Ok(()) => {}
             }
         });
     }
+}
+
+/// The place of a connection among those of its source; `None` where there is none. A balancer speaks for many.
+fn seat(front: &Front, sources: &Arc<Sources>, peer: SocketAddr) -> Option<Arc<Seat>> {
+    if front.peers.is_trusted(peer.ip()) {
+        return Some(Sources::free_seat());
+    }
+    let source = Source::of(peer.ip());
+    let seat = sources.seat(source);
+    if seat.is_none() {
+        front.metrics.rejected(Rejection::ConnectionsPerSource);
+        sources.told(source);
+    }
+    seat
 }
 
 async fn serve_admin(

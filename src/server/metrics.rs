@@ -20,6 +20,7 @@ pub struct Metrics {
     accept_errors: IntCounterVec,
     authentications: IntCounterVec,
     denied: IntCounterVec,
+    refusals: IntCounterVec,
 }
 
 /// What became of finding out who a request is by.
@@ -39,6 +40,19 @@ pub(super) enum Authentication {
     Void,
     /// Too many passwords are being checked.
     Busy,
+}
+
+/// What was refused before anybody looked at what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejection {
+    /// A head that cannot be read, or is too large.
+    Head,
+    /// A request of which nobody can say for which host it is, or where it ends.
+    Ambiguous,
+    /// A connection from a source that has as many as it may.
+    ConnectionsPerSource,
+    /// A request from a source that asks too often.
+    RequestsPerSource,
 }
 
 /// Why a connection could not be accepted.
@@ -123,6 +137,13 @@ impl Metrics {
                 ),
                 &["identity"],
             )?,
+            refusals: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_refusals_total",
+                    "Requests and connections refused whatever they ask for, by why",
+                ),
+                &["reason"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
@@ -133,6 +154,7 @@ impl Metrics {
         registry.register(Box::new(metrics.accept_errors.clone()))?;
         registry.register(Box::new(metrics.authentications.clone()))?;
         registry.register(Box::new(metrics.denied.clone()))?;
+        registry.register(Box::new(metrics.refusals.clone()))?;
         for end in [End::Complete, End::Failed, End::Abandoned] {
             metrics.responses.with_label_values(&[end_label(end)]);
         }
@@ -145,6 +167,9 @@ impl Metrics {
         }
         for is_anonymous in [true, false] {
             metrics.denied.with_label_values(&[kind(is_anonymous)]);
+        }
+        for rejection in Rejection::ALL {
+            metrics.refusals.with_label_values(&[rejection.label()]);
         }
         Ok(metrics)
     }
@@ -204,6 +229,11 @@ impl Metrics {
         self.denied.with_label_values(&[kind(is_anonymous)]).inc();
     }
 
+    pub(super) fn rejected(&self, rejection: Rejection) {
+        let label = rejection.label();
+        self.refusals.with_label_values(&[label]).inc();
+    }
+
     pub(super) fn connected(&self) {
         self.connections.inc();
     }
@@ -256,6 +286,24 @@ impl AcceptFault {
             Self::Memory => "memory",
             Self::Connection => "connection",
             Self::Other => "other",
+        }
+    }
+}
+
+impl Rejection {
+    const ALL: [Self; 4] = [
+        Self::Head,
+        Self::Ambiguous,
+        Self::ConnectionsPerSource,
+        Self::RequestsPerSource,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Ambiguous => "ambiguous",
+            Self::ConnectionsPerSource => "connections_per_source",
+            Self::RequestsPerSource => "requests_per_source",
         }
     }
 }

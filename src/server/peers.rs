@@ -86,6 +86,11 @@ impl Peers {
         }
     }
 
+    /// Whether this is a proxy in front of us.
+    pub(super) fn is_trusted(&self, peer: IpAddr) -> bool {
+        self.trusted.contains(peer)
+    }
+
     /// For whom a peer asks.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         client_address(peer, headers, &self.trusted)

@@ -45,6 +45,7 @@ mod reload;
 mod notify;
 mod limits;
 mod peers;
+mod sources;
 mod metrics;
 mod crash;
 mod cli;

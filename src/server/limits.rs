@@ -1,0 +1,79 @@
+//! How often each source may ask, and what becomes of it when it asks more often.
+//!
+//! Who asks too often is made to wait for its turn, as long as that is some seconds, and only then refused. A client that
+//! is made to wait pulls at the rate that it may, whatever it is. One that is refused does what its kind does: containerd asks
+//! again at once when it is told 429, as often as it may, and goes to the registry itself when it is told 503, which is what
+//! dockerd does in either case. So the refusal is a 503 with `Retry-After`: it ends the hammering.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::config::Config;
+use super::metrics::{Metrics, Rejection};
+use crate::net::{Buckets, Networks, Rate, Share, Source};
+use crate::proxy::Error;
+
+/// Who has asked how often.
+#[derive(Debug)]
+pub(super) struct Limits {
+    /// From when its times are counted.
+    began: Instant,
+    per_source: Option<Mutex<Buckets<Source>>>,
+    /// The proxies in front of us, which ask for others.
+    trusted: Networks,
+    metrics: Metrics,
+}
+
+impl Limits {
+    pub(super) fn new(config: &Config, metrics: Metrics) -> Self {
+        Self {
+            began: Instant::now(),
+            per_source: config.requests_per_source.map(buckets),
+            trusted: config.trusted_proxies.clone(),
+            metrics,
+        }
+    }
+
+    /// Waits for the turn of a request that is made for `client` and has to be answered by `deadline`. Cancelled, its turn
+    /// is lost.
+    ///
+    /// # Errors
+    ///
+    /// When its turn does not come soon.
+    pub(super) async fn turn(&self, client: IpAddr, deadline: Instant) -> Result<(), Error> {
+        let Some(buckets) = &self.per_source else {
+            return Ok(());
+        };
+        // Without a word on for whom it asks, a balancer is everybody.
+        if self.trusted.contains(client) {
+            return Ok(());
+        }
+        let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()) / 2);
+        let share = buckets
+            .lock()
+            .take(&Source::of(client), self.began.elapsed(), patience);
+        match share {
+            Share::Now => Ok(()),
+            Share::After(wait) => {
+                sleep(wait).await;
+                Ok(())
+            }
+            Share::Refused(after) => {
+                self.metrics.rejected(Rejection::RequestsPerSource);
+                Err(Error::TooOften { after })
+            }
+        }
+    }
+}
+
+fn buckets<K: Clone + Ord + std::hash::Hash>(rate: Rate) -> Mutex<Buckets<K>> {
+    Mutex::new(Buckets::new(rate, BUCKETS_MAX))
+}
+
+/// How long a request may wait for its turn, where its own time allows; what is left of that is upstream's.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// So many sources are told apart at once, of those that have asked of late: some megabytes.
+const BUCKETS_MAX: usize = 1 << 16;
