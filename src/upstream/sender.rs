@@ -13,6 +13,7 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, IF_RANGE, LOCATION, RANGE,
     RETRY_AFTER, USER_AGENT,
 };
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -659,8 +660,11 @@ fn trouble(error: &Error, silence: Trouble) -> Option<Trouble> {
     matches!(error, Error::Silent { .. }).then_some(silence)
 }
 
+/// The host and its port, for errors and the log; without the user and the password that somebody may have put before it.
 fn host_of(uri: &Uri) -> String {
-    uri.authority().map(ToString::to_string).unwrap_or_default()
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, it)| it);
+    host.to_owned()
 }
 
 /// What the answer asks for. A date in it is by the other side's clock, as its own `Date` is; without that it says nothing.
