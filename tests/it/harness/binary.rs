@@ -189,6 +189,11 @@ impl Binary {
         log.iter().map(parse).collect()
     }
 
+    /// The log so far, as it was written.
+    pub(crate) fn log_lines(&self) -> Vec<String> {
+        self.log.lock().clone()
+    }
+
     /// Waits for a line of the log that `wanted` accepts.
     pub(crate) async fn wait_for_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         poll("a line of the log", async || {
