@@ -243,7 +243,6 @@ mod tests {
     #[test]
     fn every_pattern_agrees_with_its_regular_expression() {
         let seed: u64 = rand::random();
-        println!("seed {seed}");
         let mut random = SmallRng::seed_from_u64(seed);
         let mut words = |words: &[&str], most: usize| -> String {
             let count = random.random_range(0..=most);
@@ -260,7 +259,7 @@ mod tests {
             let expression = format!("^{}$", expression.replace('+', ".*"));
             let expected = Regex::new(&expression).unwrap().is_match(&text);
             let found = matches(pattern.as_bytes(), text.as_bytes());
-            assert_eq!(found, expected, "{pattern} {text}");
+            assert_eq!(found, expected, "{pattern} {text}, seed {seed}");
         }
     }
 
