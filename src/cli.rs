@@ -214,6 +214,14 @@ pub struct Options {
     /// answer.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+
+    /// Rights that `serve` gives away: none or landlock [variable: LAYERHOLD_SANDBOX] [key: sandbox] [default: none]
+    ///
+    /// With `landlock` the kernel lets the process, and the credential helpers that it runs, write below the cache
+    /// directory and nowhere else. Needs Linux 5.19 or newer; elsewhere a warning says so. Change it unless a helper
+    /// keeps files of its own, or something else confines the process already.
+    #[arg(long, value_name = "KIND")]
+    pub sandbox: Option<String>,
 }
 
 /// Why the command line is not carried out.

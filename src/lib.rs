@@ -30,6 +30,7 @@
 //! A module uses only modules that are declared after it, here and within each floor; a test keeps it so.
 //!
 //! - [`app`] builds every floor, joins them, starts and stops them.
+//! - [`sandbox`] gives away rights that this process does not need.
 //! - [`saved`] tells in the log what pulls did not cost the upstreams.
 //! - [`operator`] asks a running proxy, at its admin port, for what a command wants of it.
 //! - [`config`] is what to run on, checked whole; [`cli`] is what was typed.
@@ -66,6 +67,7 @@
 //! 14. Bytes are never rewritten.
 
 pub mod app;
+pub mod sandbox;
 pub mod saved;
 pub mod operator;
 pub mod config;

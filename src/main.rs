@@ -28,10 +28,11 @@ use layerhold::cache::{self, Cache, Verify, VerifyProgress, VerifyReport};
 use layerhold::cli::{
     self, ClientConfig, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop,
 };
-use layerhold::config::{Config, Log, LogFormat};
+use layerhold::config::{Config, Log, LogFormat, Sandbox};
 use layerhold::net::{Chain, parse_size};
 use layerhold::oci::FullReference;
 use layerhold::operator;
+use layerhold::sandbox::{self, Confined};
 use layerhold::server;
 use layerhold::upstream;
 
@@ -327,6 +328,11 @@ fn serve(config: Config, options: &Options) -> u8 {
     start_log(config.log);
     raise_open_files();
     refuse_core_dumps();
+    // Before there are other threads: what is given away is so for those that come.
+    if let Err(error) = confine(&config) {
+        error!(error = %Chain(&error), "stopped");
+        return EXIT_FAILED;
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // Each fill holds a thread that writes and hashes; the others are for short work.
     let fills = config.cache.fills_max.min(FILL_THREADS_MAX);
@@ -347,6 +353,27 @@ fn serve(config: Config, options: &Options) -> u8 {
     // Whatever still runs is past the drain time, or a second signal said not to wait for it.
     runtime.shutdown_timeout(LEAVING_MAX);
     code
+}
+
+/// Gives away the rights that the configuration says. A kernel that cannot do it keeps nobody from serving.
+fn confine(config: &Config) -> Result<(), cache::OpenError> {
+    match config.sandbox {
+        Sandbox::None => return Ok(()),
+        Sandbox::Landlock => {}
+    }
+    let dir = cache::prepare_dir(&config.cache.dir)?;
+    match sandbox::confine_writes(&dir) {
+        Ok(Confined {
+            version,
+            threads_before,
+        }) => {
+            info!(dir = %config.cache.dir.display(), version, threads_before, "landlock: writes are limited to the cache directory");
+        }
+        Err(error) => {
+            warn!(error = %Chain(&error), "landlock: writes are not limited");
+        }
+    }
+    Ok(())
 }
 
 /// Serves until a signal, then until what is in progress has ended or a second signal comes.

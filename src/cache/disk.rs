@@ -4,16 +4,15 @@
 //! the directory synced. It is never written, extended or truncated again, so an open handle reads the right bytes
 //! whatever becomes of the name.
 
-use std::fs::{self, DirEntry, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::fs::{self, DirEntry, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 use tracing::{debug, warn};
 
 use super::clock;
@@ -22,6 +21,7 @@ use super::faults::{Area, Faults, Operation};
 use super::hold::{Hold, OpenError};
 use super::layout::{Layout, Repository};
 use super::metrics::Metrics;
+use super::opening::{make_dirs, opening};
 use crate::oci::{Algorithm, Digest, Tag};
 
 /// The cache directory, held by this process alone.
@@ -135,7 +135,7 @@ impl Disk {
 
     /// The size chosen at the first start, if one was.
     pub(super) fn chosen_size(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.layout.version()).ok()?;
+        let text = io::read_to_string(opening().open(self.layout.version()).ok()?).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("size "))?;
         line.trim().parse().ok()
     }
@@ -183,13 +183,7 @@ impl Disk {
 
     /// Opens a published file; `None` when there is none.
     pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        // Not to wait for anybody, should it be something else than a file; and not to be led elsewhere.
-        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-        let flags = i32::try_from(flags.bits()).unwrap_or(0);
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(self.layout.blob(digest));
+        let opened = opening().open(self.layout.blob(digest));
         let check = self.faults.check(Operation::Open, Area::Blobs);
         match check.and(opened) {
             Ok(file) => {
@@ -240,7 +234,8 @@ impl Disk {
     /// Writes the last use of a blob where the next start will find it.
     pub(super) fn write_last_use(&self, digest: &Digest, unix_nanos: u64) -> io::Result<()> {
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_nanos);
-        let touched = File::open(self.layout.blob(digest)).and_then(|file| file.set_modified(time));
+        let opened = opening().open(self.layout.blob(digest));
+        let touched = opened.and_then(|file| file.set_modified(time));
         match touched {
             // Gone since: then nobody needs to know.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -381,7 +376,7 @@ impl Disk {
         let path = self.layout.granted(repository);
         let appended = self
             .make_parent(&path, Area::Records)
-            .and_then(|()| OpenOptions::new().append(true).create(true).open(&path))
+            .and_then(|()| opening().append(true).create(true).open(&path))
             .and_then(|file| self.append(&file, lines.as_bytes()));
         self.counted("append", appended)
     }
@@ -462,11 +457,10 @@ impl Disk {
     /// Folders.
     fn prepare(&self) -> io::Result<()> {
         for algorithm in Algorithm::ALL {
-            fs::create_dir_all(self.layout.blobs(algorithm))?;
+            make_dirs(&self.layout.blobs(algorithm))?;
         }
-        fs::create_dir_all(self.layout.upstreams())?;
-        fs::create_dir_all(self.layout.staging())?;
-        Ok(())
+        make_dirs(&self.layout.upstreams())?;
+        make_dirs(&self.layout.staging())
     }
 
     /// What is in a folder, or as much of it as the disk tells.
@@ -508,7 +502,12 @@ impl Disk {
 
     fn read_text(&self, path: &Path) -> io::Result<String> {
         let check = self.faults.check(Operation::Read, Area::Records);
-        match check.and_then(|()| fs::read(path)) {
+        let read = check.and_then(|()| {
+            let mut bytes = Vec::new();
+            opening().open(path)?.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        match read {
             // Whatever is not text is a damaged line, which the parser passes over.
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
@@ -558,8 +557,8 @@ impl Disk {
     /// Makes a new file under a name that nobody looks for, and says which.
     pub(super) fn create_staged(&self, area: Area) -> (io::Result<File>, PathBuf) {
         let path = self.next_staged();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
+        let mut options = opening();
+        options.write(true).create_new(true);
         let check = self.faults.check(Operation::Create, area);
         let created = match check.and_then(|()| options.open(&path)) {
             // The directory was removed under us; what was in it is gone, and the next pulls bring it again.
@@ -622,7 +621,7 @@ impl Disk {
         }
         self.faults.check(Operation::MakeFolder, area)?;
         self.hold.regain()?;
-        fs::create_dir_all(parent)?;
+        make_dirs(parent)?;
         self.sync_parent(parent, area)
     }
 

@@ -1,17 +1,19 @@
 //! Having the cache directory: whose it is, of which version, and that nobody else writes to it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
-use tracing::warn;
+use rustix::process::geteuid;
+use tracing::{info, warn};
 
 use super::layout::Layout;
+use super::opening::{DIR_MODE, make_dir, make_dirs, opening};
 
 /// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,16 @@ pub enum OpenError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// It is another user's, who could change what is in it.
+    #[error("cache directory {} belongs to user {owner}, and this process is user {us}: give it to that user with chown, or name another one", dir.display())]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who this process is.
+        us: u32,
     },
     /// There is something in it, and none of it is ours.
     #[error("cache directory {} is not empty and holds no layerhold store (no VERSION file): name another one", dir.display())]
@@ -68,8 +80,7 @@ impl Hold {
     /// Takes the directory: makes it when absent, locks it, and checks its version. A lock whose holder says that it is
     /// draining is waited for, up to [`DRAINING_WAIT`].
     pub(super) fn take(layout: &Layout) -> Result<Self, OpenError> {
-        let dir = layout.dir();
-        fs::create_dir_all(dir).map_err(|source| not_usable(layout, source))?;
+        prepare_dir(layout.dir())?;
         check_ours(layout, false)?;
         let lock = take_lock(layout, DRAINING_WAIT)?;
         check_version(layout)?;
@@ -123,11 +134,12 @@ impl Hold {
         if held.as_ref().is_none_or(|lock| is_at(lock, layout)) {
             return Ok(());
         }
-        match fs::create_dir(layout.dir()) {
+        match make_dir(layout.dir()) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             Ok(()) | Err(_) => {}
         }
         let taken = check_ours(layout, true).and_then(|()| {
+            keep_to_ourselves(layout.dir())?;
             let lock = take_lock(layout, Duration::ZERO)?;
             check_version(layout)?;
             Ok(lock)
@@ -143,6 +155,79 @@ impl Hold {
         warn!("the cache directory was removed or replaced, and is taken again");
         self.replaced.store(true, Ordering::Release);
         Ok(())
+    }
+}
+
+/// Makes the directory when it is absent, sees to it that it is ours alone, and opens it.
+///
+/// # Errors
+///
+/// When it cannot be made or opened, or is another user's.
+pub fn prepare_dir(dir: &Path) -> Result<File, OpenError> {
+    let not_usable = |source| OpenError::NotUsable {
+        dir: dir.to_owned(),
+        source,
+    };
+    make_dirs(dir).map_err(not_usable)?;
+    keep_to_ourselves(dir)?;
+    File::open(dir).map_err(not_usable)
+}
+
+/// Refuses another user's directory, and takes everybody else's rights from one of ours: what an earlier version put into
+/// it may be readable for all. Where it is root's, as a volume in a container is, nobody but root can do that.
+fn keep_to_ourselves(dir: &Path) -> Result<(), OpenError> {
+    let not_usable = |source| OpenError::NotUsable {
+        dir: dir.to_owned(),
+        source,
+    };
+    let metadata = fs::metadata(dir).map_err(not_usable)?;
+    let (owner, us) = (metadata.uid(), geteuid().as_raw());
+    let mode = metadata.mode() & 0o7777;
+    let shown = format!("{mode:04o}");
+    match whose(owner, us, mode) {
+        Whose::Ours => {}
+        Whose::TooWide => {
+            let narrower = Permissions::from_mode(mode & 0o7000 | DIR_MODE);
+            fs::set_permissions(dir, narrower).map_err(not_usable)?;
+            info!(dir = %dir.display(), mode = shown, "others had rights in the cache directory, and have none now");
+        }
+        Whose::Theirs => {
+            warn!(dir = %dir.display(), owner, "the cache directory is another user's, who can change what is served");
+        }
+        Whose::Everybodys => {
+            warn!(dir = %dir.display(), mode = shown, "everybody can write to the cache directory, and change what is served");
+        }
+        Whose::Foreign => {
+            let dir = dir.to_owned();
+            return Err(OpenError::Foreign { dir, owner, us });
+        }
+    }
+    Ok(())
+}
+
+/// Who has power over a directory that is to be ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Nobody but us, and root.
+    Ours,
+    /// It is ours, and others have rights in it.
+    TooWide,
+    /// We are root, and it is somebody else's.
+    Theirs,
+    /// It is root's, and everybody may write to it, as to a container's empty volume.
+    Everybodys,
+    /// It is another user's.
+    Foreign,
+}
+
+fn whose(owner: u32, us: u32, mode: u32) -> Whose {
+    match owner {
+        _ if owner == us && mode & 0o077 == 0 => Whose::Ours,
+        _ if owner == us => Whose::TooWide,
+        _ if us == 0 => Whose::Theirs,
+        0 if mode & 0o002 != 0 => Whose::Everybodys,
+        0 => Whose::Ours,
+        _ => Whose::Foreign,
     }
 }
 
@@ -188,7 +273,8 @@ fn check_ours(layout: &Layout, was_ours: bool) -> Result<(), OpenError> {
 /// Reads the layout version, or writes it at the first start; an empty one is a first start that was cut off.
 fn check_version(layout: &Layout) -> Result<(), OpenError> {
     let dir = layout.dir().to_owned();
-    let text = match fs::read_to_string(layout.version()) {
+    let read = opening().open(layout.version());
+    let text = match read.and_then(io::read_to_string) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(source) => return Err(OpenError::NotUsable { dir, source }),
@@ -205,7 +291,7 @@ fn check_version(layout: &Layout) -> Result<(), OpenError> {
 
 fn begin_store(layout: &Layout) -> io::Result<()> {
     let staged = layout.version().with_extension("new");
-    let mut file = OpenOptions::new()
+    let mut file = opening()
         .write(true)
         .create(true)
         .truncate(true)
@@ -226,8 +312,7 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 fn take_lock(layout: &Layout, patience: Duration) -> Result<File, OpenError> {
     let not_usable = |source| not_usable(layout, source);
-    let opened = OpenOptions::new()
-        .read(true)
+    let opened = opening()
         .write(true)
         .create(true)
         .truncate(false)
@@ -277,6 +362,25 @@ fn write_holder(mut lock: &File, state: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_directory_is_ours_or_roots() {
+        for (owner, us, mode, expected) in [
+            (1000, 1000, 0o700, Whose::Ours),
+            (1000, 1000, 0o2700, Whose::Ours),
+            (1000, 1000, 0o750, Whose::TooWide),
+            (1000, 1000, 0o777, Whose::TooWide),
+            (0, 0, 0o755, Whose::TooWide),
+            (1000, 0, 0o700, Whose::Theirs),
+            (0, 1000, 0o2770, Whose::Ours),
+            (0, 1000, 0o777, Whose::Everybodys),
+            (0, 1000, 0o1777, Whose::Everybodys),
+            (1001, 1000, 0o770, Whose::Foreign),
+            (1001, 1000, 0o777, Whose::Foreign),
+        ] {
+            assert_eq!(whose(owner, us, mode), expected, "{owner} {us} {mode:o}");
+        }
+    }
 
     #[test]
     fn only_who_may_be_about_to_go_is_waited_for() {

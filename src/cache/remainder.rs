@@ -7,7 +7,7 @@
 //! lies behind the marked bytes is cut off.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use super::clock;
 use super::disk::Disk;
 use super::faults::Area;
 use super::layout::Layout;
+use super::opening::opening;
 use super::staged::StagedFile;
 use crate::oci::{Digest, Digester};
 
@@ -134,7 +135,7 @@ impl Remainder {
     /// What is in a staging file, if its mark can be read and nothing speaks against it.
     fn at(path: &Path, mark: &Path) -> Option<Self> {
         let mut text = String::new();
-        let opened = File::open(mark).ok()?.take(MARK_BYTES_MAX);
+        let opened = opening().open(mark).ok()?.take(MARK_BYTES_MAX);
         { opened }.read_to_string(&mut text).ok()?;
         let says = Says::parse(&text)?;
         let metadata = fs::symlink_metadata(path).ok()?;
@@ -180,7 +181,7 @@ impl Remainder {
         // They are not ours to remove before the caller says so.
         staged.leave(true);
         let mark = Layout::mark(&self.path);
-        let opened = OpenOptions::new().write(true).open(&mark);
+        let opened = opening().write(true).open(&mark);
         let file = disk.counted("open", opened)?;
         let mark = Mark {
             file,
@@ -243,10 +244,7 @@ impl Mark {
     /// Makes the mark of a staging file, which says nothing yet.
     pub(super) fn new(disk: &Arc<Disk>, staged: &Path) -> io::Result<Self> {
         let path = Layout::mark(staged);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
+        let file = opening().write(true).create_new(true).open(&path)?;
         Ok(Self {
             file,
             path,

@@ -1,12 +1,13 @@
 //! A file in staging: the only way to a published file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::Disk;
 use super::faults::{Area, Operation};
+use super::opening::opening;
 use crate::oci::Digest;
 
 /// A file that nobody looks for yet. Dropped unpublished, its name is removed; open handles go on reading.
@@ -34,7 +35,7 @@ impl StagedFile {
 
     /// Opens what another process has staged, so that it ends after `length` bytes and grows from there. Blocks.
     pub(super) fn over(disk: &Arc<Disk>, path: &Path, length: u64) -> io::Result<Self> {
-        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let opened = opening().write(true).open(path);
         let opened = opened.and_then(|mut file| {
             // Else it would look younger than it is.
             if file.metadata()?.len() != length {

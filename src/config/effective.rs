@@ -20,6 +20,8 @@ pub struct Config {
     pub proxy: proxy::Config,
     /// The log.
     pub log: Log,
+    /// Which rights the process gives away before it serves.
+    pub sandbox: Sandbox,
 }
 
 impl Config {
@@ -46,10 +48,21 @@ impl Config {
             (self.cache == other.cache, "cache"),
             (proxy(self) == proxy(other), "timeouts and limits of pulls"),
             (self.log == other.log, "log"),
+            (self.sandbox == other.sandbox, "sandbox"),
         ];
         let differing = parts.into_iter().filter(|(is_same, _)| !is_same);
         differing.map(|(_, part)| part).collect()
     }
+}
+
+/// Which rights the process gives away before it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// None.
+    #[default]
+    None,
+    /// To write to files outside the cache directory, by the kernel's Landlock.
+    Landlock,
 }
 
 /// How to log, to stderr.

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) proxy_protocol: Option<Value>,
     pub(super) log_format: Option<Value>,
     pub(super) log_level: Option<Value>,
+    pub(super) sandbox: Option<Value>,
     pub(super) cache: Cache,
     pub(super) freshness: Freshness,
     pub(super) timeouts: Timeouts,

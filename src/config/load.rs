@@ -25,6 +25,7 @@ use super::names::{
     ADMIN_LISTEN, CACHE_DIR, CACHE_SIZE, CONFIG, LISTEN, LOG_FORMAT, LOG_LEVEL, check_variables,
 };
 use super::peers;
+use super::sandbox;
 use super::sites::{self, Defaults};
 use super::upstreams;
 
@@ -138,6 +139,7 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
             bypasses_max: count("limits.bypasses", limits.bypasses, 64)?,
         },
         log: read_log(options, sources, file.log_format, file.log_level)?,
+        sandbox: sandbox::read(sources, text(options.sandbox.as_ref()), file.sandbox)?,
     })
 }
 
@@ -489,6 +491,7 @@ pub(super) mod tests {
             upstream: words(&["a.example=https://a.example"]),
             log_format: Some("text".to_owned()),
             log_level: Some("warn".to_owned()),
+            sandbox: Some("none".to_owned()),
         }
     }
 

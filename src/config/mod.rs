@@ -20,6 +20,7 @@ mod upstreams;
 mod access;
 mod limits;
 mod peers;
+mod sandbox;
 mod sites;
 mod networks;
 mod addresses;
@@ -30,5 +31,5 @@ mod names;
 mod error;
 
 pub use clients::Snippet;
-pub use effective::{Config, Log, LogFormat};
+pub use effective::{Config, Log, LogFormat, Sandbox};
 pub use error::{At, Error};

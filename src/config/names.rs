@@ -75,13 +75,18 @@ pub(super) const LOG_LEVEL: Name = Name {
     variable: "LAYERHOLD_LOG_LEVEL",
     key: "log_level",
 };
+pub(super) const SANDBOX: Name = Name {
+    flag: "--sandbox",
+    variable: "LAYERHOLD_SANDBOX",
+    key: "sandbox",
+};
 pub(super) const UPSTREAM: Name = Name {
     flag: "--upstream",
     variable: "LAYERHOLD_UPSTREAM",
     key: "upstream",
 };
 /// All of them.
-pub(super) const NAMES: [Name; 8] = [
+pub(super) const NAMES: [Name; 9] = [
     CONFIG,
     LISTEN,
     ADMIN_LISTEN,
@@ -90,6 +95,7 @@ pub(super) const NAMES: [Name; 8] = [
     UPSTREAM,
     LOG_FORMAT,
     LOG_LEVEL,
+    SANDBOX,
 ];
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::proxy::{Freshness, UpstreamConfig};
 use crate::upstream::{CredentialSource, Egress, FolderCredential, MirrorConfig, SiteConfig};
 
 use super::access;
-use super::effective::{Config, Log, LogFormat};
+use super::effective::{Config, Log, LogFormat, Sandbox};
 use super::sites::{NO_PROXY, no_egress};
 
 impl Config {
@@ -31,6 +31,7 @@ impl Config {
         writeln!(out, "trusted_proxies = [{}]", trusted.join(", "))?;
         writeln!(out, "proxy_protocol = {}", self.server.proxy_protocol)?;
         write_log(out, self.log)?;
+        write_sandbox(out, self.sandbox)?;
         write_cache(out, &self.cache)?;
         self.write_freshness(out)?;
         self.write_timeouts(out)?;
@@ -153,6 +154,13 @@ fn write_log(out: &mut String, log: Log) -> fmt::Result {
         Level::TRACE => "trace",
     };
     writeln!(out, "log_level = \"{level}\"")
+}
+
+fn write_sandbox(out: &mut String, sandbox: Sandbox) -> fmt::Result {
+    match sandbox {
+        Sandbox::None => writeln!(out, "sandbox = \"none\""),
+        Sandbox::Landlock => writeln!(out, "sandbox = \"landlock\""),
+    }
 }
 
 fn write_cache(out: &mut String, cache: &cache::Config) -> fmt::Result {

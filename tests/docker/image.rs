@@ -35,6 +35,10 @@ fn the_image_serves_pulls_as_nobody_and_stops_when_asked() {
     let script = "id -u; id -g; stat -c '%u %g' /var/cache/layerhold/VERSION";
     let said = daemon.docker(&["exec", &container.id, "sh", "-ec", script]);
     assert_eq!(said, "65532\n65532\n65532 65532\n");
+    // Nobody else may read what is kept, and nothing else can be written.
+    let script = "find /var/cache/layerhold -perm /077; touch /x /tmp/x 2>/dev/null || echo no";
+    let said = daemon.docker(&["exec", &container.id, "sh", "-ec", script]);
+    assert_eq!(said, "no\n");
 
     daemon.docker(&["stop", "--time", "30", &container.id]);
     let state = daemon.docker(&[

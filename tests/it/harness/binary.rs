@@ -58,11 +58,27 @@ impl Binary {
 
     /// Starts the binary so that it may have so many files open, and no more.
     pub(crate) async fn start_with_open_files(builder: &ProxyBuilder, files: usize) -> Self {
+        Self::start_after(builder, &format!("ulimit -n {files}")).await
+    }
+
+    /// Starts the binary after these words of a shell, as `umask 0`.
+    pub(crate) async fn start_after(builder: &ProxyBuilder, words: &str) -> Self {
         let mut command = bare("sh");
-        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        let script = format!("{words}; exec \"$0\" \"$@\"");
         command
             .args(["-c", &script, env!("CARGO_BIN_EXE_layerhold"), "serve"])
             .arg("--config")
+            .arg(builder.file())
+            .args(["--log-format", "json"]);
+        Self::run(builder, command).await
+    }
+
+    /// Starts the binary by another program, which becomes it, as `env` does.
+    pub(crate) async fn start_by(builder: &ProxyBuilder, program: &str, words: &[&str]) -> Self {
+        let mut command = bare(program);
+        command
+            .args(words)
+            .args([env!("CARGO_BIN_EXE_layerhold"), "serve", "--config"])
             .arg(builder.file())
             .args(["--log-format", "json"]);
         Self::run(builder, command).await
