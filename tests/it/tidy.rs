@@ -61,6 +61,25 @@ fn files_are_introduced_and_short_and_finished() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// Files that may have `unsafe` in them, each with its reason at its head. There is none.
+const UNSAFE: &[&str] = &[];
+
+#[test]
+fn what_the_compiler_cannot_check_stays_where_it_is_argued_for() {
+    let manifest = fs::read_to_string("Cargo.toml").unwrap();
+    assert!(manifest.contains("\nunsafe_code = \"deny\"\n"));
+    let mut faults = Vec::new();
+    for file in sources(Path::new("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.lines().filter(|it| !it.trim_start().starts_with("//"));
+        let mut words = code.flat_map(|it| it.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        if words.any(|it| it.starts_with("unsafe")) && !UNSAFE.iter().any(|it| file.ends_with(it)) {
+            faults.push(file);
+        }
+    }
+    assert!(faults.is_empty(), "unsafe: {faults:?}");
+}
+
 #[test]
 fn the_readme_lists_the_metrics_that_there_are() {
     // The README comes when there is something to read about.
