@@ -75,7 +75,7 @@ impl Admin {
             host: host.map_err(|_| NotTaken::Host)?,
             namespace: None,
         };
-        let is_proxied = is_forwarded(headers) && !self.peers.is_trusted(peer);
+        let is_proxied = is_forwarded(headers) && !self.peers.is_trusted(peer.address.ip());
         let identity = self.access.take_order(visit, is_proxied).await?;
         let path = request.uri().path();
         info!(client = %visit.client, identity = identity.name(), path, "order taken");

@@ -119,7 +119,9 @@ async fn answer(
     // What may mean another host, or two requests, to somebody on the way is not looked at further.
     let is_ambiguous = matches!(
         route,
-        Err(Error::Request(RequestFault::Host(_) | RequestFault::Framing(_)))
+        Err(Error::Request(
+            RequestFault::Host(_) | RequestFault::Framing(_)
+        ))
     );
     if !is_ambiguous {
         match admit(front, request, route, line).await {

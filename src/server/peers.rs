@@ -86,7 +86,7 @@ impl Peers {
         }
     }
 
-    /// Whether this is a proxy in front of us.
+    /// Whether this is a proxy in front of us, which may say for whom it asks.
     pub(super) fn is_trusted(&self, peer: IpAddr) -> bool {
         self.trusted.contains(peer)
     }
@@ -98,12 +98,7 @@ impl Peers {
 
     /// Whether a client speaks TLS, to us or to the proxy in front that says so.
     pub(super) fn is_https(&self, peer: &Peer, headers: &HeaderMap) -> bool {
-        peer.is_tls || (self.is_trusted(peer) && is_forwarded_https(headers))
-    }
-
-    /// Whether a peer is a proxy that may say for whom it asks.
-    pub(super) fn is_trusted(&self, peer: &Peer) -> bool {
-        self.trusted.contains(peer.address.ip())
+        peer.is_tls || (self.is_trusted(peer.address.ip()) && is_forwarded_https(headers))
     }
 
     fn refused(&self, peer: SocketAddr, error: &Error) {
