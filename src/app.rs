@@ -16,7 +16,7 @@ use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::proxy::{self, Proxy};
 use crate::saved::Savings;
-use crate::server::{self, Access, BindError, Health, Server};
+use crate::server::{self, Access, Health, Server, StartError};
 use crate::upstream::{self, TransportError};
 
 /// The application.
@@ -33,6 +33,7 @@ pub struct Running {
     cache: Cache,
     proxy: Arc<Proxy>,
     access: Arc<Access>,
+    ports: server::Ports,
     config: Config,
 }
 
@@ -42,9 +43,9 @@ pub enum Error {
     /// The cache directory cannot be used.
     #[error(transparent)]
     Cache(#[from] cache::OpenError),
-    /// An address cannot be listened on.
+    /// The front cannot start.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Front(#[from] StartError),
     /// No client for upstreams could be made.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -54,6 +55,17 @@ pub enum Error {
     /// A task of the start panicked.
     #[error("a task of the start was lost")]
     Lost(#[from] tokio::task::JoinError),
+}
+
+/// Why the application does not go on with another configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A file for TLS is not what it should be.
+    #[error(transparent)]
+    Tls(#[from] server::TlsError),
+    /// No client for upstreams could be made.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
 }
 
 impl App {
@@ -97,6 +109,7 @@ impl App {
 
         let (registry_addresses, admin_address) =
             (server.registry_addresses().to_vec(), server.admin_address());
+        let ports = server.ports();
         let stop = CancellationToken::new();
         let (stopped_sender, stopped) = watch::channel(false);
         let scanned = cache.clone();
@@ -129,6 +142,7 @@ impl App {
             cache: remaining,
             proxy,
             access,
+            ports,
             config,
         })
     }
@@ -145,13 +159,15 @@ impl Running {
         self.admin_address
     }
 
-    /// Goes on with the upstreams and the access rules of another configuration, whose files are read; the rest of it stays as it
-    /// was at the start, and differences there are logged. Blocks.
+    /// Goes on with the upstreams and the access rules of another configuration, and with the files that its tables for TLS
+    /// name; the rest of it stays as it was at the start, and differences there are logged. Blocks.
     ///
     /// # Errors
     ///
-    /// When a client for one of the upstreams cannot be made; then all stay as they were.
-    pub fn reload(&self, config: &Config) -> Result<(), TransportError> {
+    /// When a client for one of the upstreams cannot be made, or a file for TLS is not what it should be; what comes after
+    /// that stays as it was.
+    pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
+        self.ports.reload(&config.server)?;
         self.proxy.reload(&config.proxy.upstreams)?;
         self.access.reload(&config.access);
         let upstreams = config.proxy.upstreams.len();

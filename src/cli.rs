@@ -78,7 +78,8 @@ pub struct ClientConfig {
     /// What clients call the proxy, as in `cache.example:5000` [default: where it listens]
     ///
     /// The default is the first address of the registry API; where that stands for all addresses, the machine's name and
-    /// its port. Needed when the port is 0, or when clients know the machine by another name.
+    /// its port. Needed when the port is 0, or when clients know the machine by another name. With `https://` or `http://`
+    /// before it, that is what clients speak, as where a proxy in front speaks TLS; else what the registry API speaks.
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
 
@@ -114,7 +115,8 @@ pub struct Purge {
 
     /// The admin address of the proxy [default: the one that `serve` would listen on, given the same flags]
     ///
-    /// A host and a port, as in `cache.example:9555`. With it no configuration is read.
+    /// A host and a port, as in `cache.example:9555`, or `https://cache.example:9555` for one that speaks TLS with a
+    /// certificate that the machine trusts. With it no configuration is read.
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
 
@@ -143,7 +145,8 @@ pub struct Verify {
 
     /// Have the proxy at this admin address check itself [default: whoever has the cache directory]
     ///
-    /// A host and a port, as in `cache.example:9555`. With it no configuration is read.
+    /// A host and a port, as in `cache.example:9555`, or `https://cache.example:9555` for one that speaks TLS with a
+    /// certificate that the machine trusts. With it no configuration is read.
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
 

@@ -12,6 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use tracing::debug;
 use zeroize::Zeroizing;
 
 /// By what a file is told from what it was: time of change, length and place on its disk.
@@ -119,6 +120,20 @@ pub fn read(file: &Path) -> Result<Vec<u8>, Error> {
 
 /// A distribution's whole bundle of roots is some 200 KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The machine's own roots, or the ones that came with the program where the machine has none. Blocks.
+pub fn roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        debug!(error = %error, "part of the machine's certificate roots could not be read");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
 
 /// A certificate, those that vouch for it, and its key. Blocks.
 ///

@@ -31,7 +31,7 @@ use layerhold::cli::{
 use layerhold::config::{Config, Log, LogFormat, Sandbox};
 use layerhold::net::{Chain, parse_size};
 use layerhold::oci::FullReference;
-use layerhold::operator;
+use layerhold::operator::{self, Admin};
 use layerhold::sandbox::{self, Confined};
 use layerhold::server;
 use layerhold::upstream;
@@ -75,6 +75,7 @@ fn said<T>(result: Result<T, String>) -> Option<T> {
 fn checked(options: &Options) -> Result<Config, String> {
     let config =
         Config::load(options, &environment()).map_err(|error| Chain(&error).to_string())?;
+    server::check_files(&config.server).map_err(|error| Chain(&error).to_string())?;
     for upstream in &config.proxy.upstreams {
         upstream::check_files(&upstream.connection)
             .map_err(|error| format!("upstream[{}]: {}", upstream.namespace, Chain(&error)))?;
@@ -122,11 +123,11 @@ fn purge(asked: &cli::Purge) -> Option<u8> {
             }
         }
     }
-    let address = match &asked.admin {
-        Some(typed) => typed_address(typed)?,
-        None => admin_address(&said(load(&asked.options))?)?,
+    let admin = match &asked.admin {
+        Some(typed) => typed_admin(typed)?,
+        None => admin_of(&said(load(&asked.options))?)?,
     };
-    let Some(answer) = block_on(operator::purge(&address, &references)) else {
+    let Some(answer) = block_on(operator::purge(&admin, &references)) else {
         return Some(EXIT_FAILED);
     };
     match answer {
@@ -161,9 +162,9 @@ fn verify(typed: &cli::Verify) -> Option<u8> {
         repair: typed.repair,
     };
     let report = match &typed.admin {
-        Some(address) => {
-            let address = typed_address(address)?;
-            block_on(verify_there(&address, None, asked))
+        Some(typed) => {
+            let admin = typed_admin(typed)?;
+            block_on(verify_there(&admin, None, asked))
         }
         None => {
             let config = said(load(&typed.options))?;
@@ -212,7 +213,7 @@ async fn verify_here(config: &Config, asked: Verify) -> Option<VerifyReport> {
                 Chain(&error)
             ));
             let directory = cache::identity(&config.cache.dir);
-            return verify_there(&admin_address(config)?, directory, asked).await;
+            return verify_there(&admin_of(config)?, directory, asked).await;
         }
         Err(error) => {
             complain(&Chain(&error).to_string());
@@ -241,14 +242,14 @@ async fn verify_here(config: &Config, asked: Verify) -> Option<VerifyReport> {
 
 /// Has a running proxy check itself; `None` when it does not, which has then been said.
 async fn verify_there(
-    address: &str,
+    admin: &Admin,
     directory: Option<String>,
     asked: Verify,
 ) -> Option<VerifyReport> {
     let mut signals = said(Signals::listen().map_err(|error| error.to_string()))?;
     let mut line = ProgressLine::new();
     let directory = directory.as_deref();
-    let verifying = operator::verify(address, directory, asked, |now| line.show(now));
+    let verifying = operator::verify(admin, directory, asked, |now| line.show(now));
     // Dropped, the connection is closed, which stops the check.
     let report = tokio::select! {
         report = verifying => report.map_err(|error| Chain(&error).to_string()),
@@ -294,25 +295,41 @@ impl Drop for ProgressLine {
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// An admin address as it was typed; `None` when it is none, which has then been said.
-fn typed_address(typed: &str) -> Option<String> {
-    let port = typed.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-    if matches!(port, Some(Ok(1..))) {
-        return Some(typed.to_owned());
+/// An admin port as it was typed; `None` when it is none, which has then been said.
+fn typed_admin(typed: &str) -> Option<Admin> {
+    let (is_https, address) = match typed.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, typed.strip_prefix("http://").unwrap_or(typed)),
+    };
+    let port = address
+        .rsplit_once(':')
+        .map(|(_, port)| port.parse::<u16>());
+    let address = address.to_owned();
+    match port {
+        Some(Ok(1..)) if is_https => {
+            said(Admin::trusted(address).map_err(|error| Chain(&error).to_string()))
+        }
+        Some(Ok(1..)) => Some(Admin::plain(address)),
+        Some(Ok(0) | Err(_)) | None => {
+            complain(&format!(
+                "--admin {typed:?}: not a host and a port such as `127.0.0.1:9555`, with or without `https://` before it"
+            ));
+            None
+        }
     }
-    complain(&format!(
-        "--admin {typed:?}: not a host and a port such as `127.0.0.1:9555`"
-    ));
-    None
 }
 
-/// Where the proxy's admin port is; `None` when nobody can know, which has then been said.
-fn admin_address(config: &Config) -> Option<String> {
-    let address = operator::reachable(config.server.admin_listen);
-    if address.is_none() {
+/// Where the proxy's admin port is; `None` when nobody can know, or its files cannot be read, which has then been said.
+fn admin_of(config: &Config) -> Option<Admin> {
+    let Some(address) = operator::reachable(config.server.admin_listen) else {
         complain("admin_listen has port 0, which nobody can know: name the address with --admin");
+        return None;
+    };
+    let address = address.to_string();
+    match &config.server.admin_tls {
+        None => Some(Admin::plain(address)),
+        Some(tls) => said(Admin::own(address, tls).map_err(|error| Chain(&error).to_string())),
     }
-    address.map(|address| address.to_string())
 }
 
 fn print(text: &str) -> u8 {

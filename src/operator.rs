@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,14 +16,26 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme,
+    WantsVerifier,
+};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::cache::{Finding, Verify, VerifyProgress, VerifyReport};
+use crate::files;
 use crate::oci::FullReference;
-use crate::server::{PurgeReport, PurgedReference, VerifyLine};
+use crate::server::{PurgeReport, PurgedReference, TlsConfig, VerifyLine};
 
 /// Why the proxy did not do as it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,16 +75,152 @@ pub fn reachable(listen: SocketAddr) -> Option<SocketAddr> {
     (listen.port() != 0).then(|| SocketAddr::new(ip, listen.port()))
 }
 
-/// Asks the proxy whose admin port is at `address`, a host and a port, to purge all of these.
+/// Where an admin port is, and how it is known.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// A host and a port.
+    address: String,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// Why there is no way to an admin port.
+#[derive(Debug, thiserror::Error)]
+pub enum NoWay {
+    /// A file of the configuration is not what it should be.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// The TLS library refused its own defaults.
+    #[error("no TLS client could be set up")]
+    Library(#[from] rustls::Error),
+}
+
+impl Admin {
+    /// One that speaks in the clear.
+    pub fn plain(address: String) -> Self {
+        let tls = None;
+        Self { address, tls }
+    }
+
+    /// One that is known by its name, and by whom the machine trusts.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
+    pub fn trusted(address: String) -> Result<Self, NoWay> {
+        let roots = files::roots();
+        let client = client()?.with_root_certificates(roots);
+        let tls = Some(Arc::new(client.with_no_client_auth()));
+        Ok(Self { address, tls })
+    }
+
+    /// One that has this certificate and its key, whatever it is called where it listens; to which we show the same, as it
+    /// lets whoever has its key in.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn own(address: String, config: &TlsConfig) -> Result<Self, NoWay> {
+        let provider = Arc::new(default_provider());
+        let ours = files::certified(&config.certificate, &config.key, &provider)?;
+        let pinned = Pinned {
+            certificate: ours.cert.first().cloned(),
+            provider,
+        };
+        let client = client()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(pinned));
+        let shown = SingleCertAndKey::from(ours);
+        let tls = Some(Arc::new(client.with_client_cert_resolver(Arc::new(shown))));
+        Ok(Self { address, tls })
+    }
+
+    async fn connect(&self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+        let tcp = TcpStream::connect(&self.address).await?;
+        let peer = tcp.peer_addr()?;
+        let Some(tls) = &self.tls else {
+            return Ok((Box::new(tcp), peer));
+        };
+        let host = self.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::clone(tls));
+        let tls = connector.connect(name, tcp).await?;
+        Ok((Box::new(tls), peer))
+    }
+}
+
+fn client() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    let provider = Arc::new(default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
+}
+
+/// A connection to an admin port.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Knows the one certificate that is in the proxy's own file, and that who shows it has the key.
+#[derive(Debug)]
+struct Pinned {
+    certificate: Option<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.certificate.as_ref() == Some(shown) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(CertificateError::UnknownIssuer.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Asks this proxy to purge all of these.
 ///
 /// # Errors
 ///
 /// When nobody answers, or the proxy refuses; then some of them may be purged.
-pub async fn purge(address: &str, references: &[FullReference]) -> Result<PurgeReport, Error> {
+pub async fn purge(admin: &Admin, references: &[FullReference]) -> Result<PurgeReport, Error> {
     let texts: Vec<String> = references.iter().map(ToString::to_string).collect();
     let asked = serde_json::json!({ "reference": texts }).to_string();
+    let address = admin.address.as_str();
     let answering = async {
-        let answer = post(address, "/purge", asked).await?;
+        let answer = post(admin, "/purge", asked).await?;
         let body = answer.accepted(address).await?;
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         body.map_err(|_| strange(address))
@@ -81,14 +230,14 @@ pub async fn purge(address: &str, references: &[FullReference]) -> Result<PurgeR
     serde_json::from_slice(&body).map_err(|_| strange(address))
 }
 
-/// Has the proxy whose admin port is at `address` check everything that it keeps, which must be the directory of that identity
+/// Has this proxy check everything that it keeps, which must be the directory of that identity
 /// if one is given; a rate of zero leaves that to the proxy. Says now and then how far it is. Dropped, it has the proxy stop.
 ///
 /// # Errors
 ///
 /// When nobody answers, the proxy refuses, or it falls silent.
 pub async fn verify(
-    address: &str,
+    admin: &Admin,
     directory: Option<&str>,
     asked: Verify,
     mut progress: impl FnMut(VerifyProgress),
@@ -100,8 +249,9 @@ pub async fn verify(
         "directory": directory,
     });
     let asked = asked.to_string();
+    let address = admin.address.as_str();
     let answering = async {
-        let answer = post(address, "/verify", asked).await?;
+        let answer = post(admin, "/verify", asked).await?;
         answer.accepted(address).await
     };
     let body = timeout(CONNECT_TIMEOUT + SILENCE_MAX, answering).await;
@@ -291,17 +441,17 @@ impl Body for Answer {
     }
 }
 
-async fn post(address: &str, path: &str, body: String) -> Result<Posted, Error> {
+async fn post(admin: &Admin, path: &str, body: String) -> Result<Posted, Error> {
+    let address = admin.address.as_str();
     let unreachable = |source| Error::Unreachable {
         address: address.to_owned(),
         source,
     };
-    let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-    let stream = connecting
+    let connecting = timeout(CONNECT_TIMEOUT, admin.connect()).await;
+    let (stream, peer) = connecting
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(unreachable)?;
     // The address, and not the name: by a name the admin port may have been called by a web page.
-    let peer = stream.peer_addr().map_err(unreachable)?;
     let host = SocketAddr::new(peer.ip(), peer.port()).to_string();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await

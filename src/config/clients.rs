@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::cli::Client;
 use crate::oci::{Namespace, RepositoryName};
 use crate::proxy::UpstreamConfig;
+use crate::server::{ClientCertificates, TlsConfig};
 
 use super::addresses::is_authority;
 use super::effective::Config;
@@ -45,10 +46,17 @@ impl Config {
         given: Option<&str>,
         host_name: &str,
     ) -> Result<Snippet, Error> {
+        let (scheme, given) = match given {
+            Some(text) => scheme(text),
+            None => (None, None),
+        };
         let address = address(given, self.server.listen.first(), host_name)?;
         let mirror = Mirror {
             upstreams: &self.proxy.upstreams,
             address: &address,
+            // A proxy in front may speak what we do not.
+            is_https: scheme.unwrap_or(self.server.tls.is_some()),
+            shows_certificate: self.server.tls.as_ref().is_some_and(asks_for_certificate),
         };
         let commented = |text| Snippet {
             text,
@@ -64,6 +72,26 @@ impl Config {
     }
 }
 
+/// Whether an address says that it is one of https, and the rest of it.
+fn scheme(text: &str) -> (Option<bool>, Option<&str>) {
+    let after = |scheme: &str| {
+        let (start, rest) = text.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    if let Some(rest) = after("https://") {
+        return (Some(true), Some(rest));
+    }
+    match after("http://") {
+        Some(rest) => (Some(false), Some(rest)),
+        None => (None, Some(text)),
+    }
+}
+
+/// Whether a client may need a certificate of its own.
+fn asks_for_certificate(tls: &TlsConfig) -> bool {
+    tls.clients != ClientCertificates::None
+}
+
 /// What clients call the proxy.
 fn address(
     given: Option<&str>,
@@ -77,7 +105,7 @@ fn address(
             Ok(address)
         } else {
             let value = format!("{text:?}");
-            let wanted = "a host and a port such as `cache.example:5000`";
+            let wanted = "a host and a port such as `cache.example:5000`, with or without `https://` before it";
             Err(Error::Kind { at, value, wanted })
         };
     }
@@ -108,6 +136,9 @@ fn has_port(authority: &str) -> bool {
 struct Mirror<'a> {
     upstreams: &'a [UpstreamConfig],
     address: &'a str,
+    is_https: bool,
+    /// Whether it asks clients for certificates.
+    shows_certificate: bool,
 }
 
 impl Mirror<'_> {
@@ -117,36 +148,74 @@ impl Mirror<'_> {
             "this goes to /etc/docker/daemon.json, or its keys into the object that is there; then `systemctl reload docker`"
                 .to_owned(),
         ];
-        let insecure = quoted(self.address);
         let hub = self
             .rootless()
             .is_some_and(|it| it.namespace.as_str() == DOCKER_HUB);
-        let mirrors = if hub {
-            let mirror = quoted(&format!("http://{}", self.address));
-            format!("  \"registry-mirrors\": [{mirror}],\n")
+        let mut keys = Vec::new();
+        if hub {
+            keys.push(format!("  \"registry-mirrors\": [{}]", self.root()));
         } else {
             remarks.push(format!(
                 "no registry-mirrors: dockerd asks a mirror for {DOCKER_HUB} without naming it, and here that does not mean {DOCKER_HUB}"
             ));
-            String::new()
-        };
-        let text = format!("{{\n{mirrors}  \"insecure-registries\": [{insecure}]\n}}\n");
+        }
+        if self.is_https {
+            remarks.push(self.trust("/etc/docker/certs.d"));
+        } else {
+            keys.push(format!(
+                "  \"insecure-registries\": [{}]",
+                quoted(self.address)
+            ));
+        }
+        let text = format!("{{\n{}\n}}\n", keys.join(",\n"));
         Snippet { text, remarks }
+    }
+
+    /// The proxy's root, as a string.
+    fn root(&self) -> String {
+        let scheme = if self.is_https { "https" } else { "http" };
+        quoted(&format!("{scheme}://{}", self.address))
+    }
+
+    /// What a client of a directory of certificates needs besides, in one line.
+    fn trust(&self, directory: &str) -> String {
+        let address = self.address;
+        let ours = if self.shows_certificate {
+            "; a certificate to be shown is client.cert there, its key client.key"
+        } else {
+            ""
+        };
+        format!(
+            "a certificate by an authority that the machine does not know: put the authority's into {directory}/{address}/ca.crt{ours}"
+        )
     }
 
     /// `hosts.toml` for every registry. Without `server`, containerd goes to the registry itself when the proxy fails or does
     /// not know it; whatever host is asked instead of the registry gets `ns` (containerd, `docs/hosts.md`).
     fn containerd(&self) -> String {
-        let mirror = quoted(&format!("http://{}", self.address));
-        format!(
+        let mirror = self.root();
+        let mut text = format!(
             "# /etc/containerd/certs.d/_default/hosts.toml\n\
              [host.{mirror}]\n  capabilities = [\"pull\", \"resolve\"]\n"
-        )
+        );
+        if self.is_https {
+            text += "  # where the machine does not know the authority of its certificate:\n  \
+                     # ca = \"/etc/containerd/certs.d/layerhold-ca.crt\"\n";
+        }
+        if self.is_https && self.shows_certificate {
+            text += "  # client = [[\"/etc/containerd/certs.d/client.crt\", \"/etc/containerd/certs.d/client.key\"]]\n";
+        }
+        text
     }
 
     /// A file of `registries.conf.d` (containers-registries.conf(5)): the path names the registry.
     fn containers(&self) -> String {
         let mut text = "# /etc/containers/registries.conf.d/layerhold.conf\n".to_owned();
+        let mut insecure = "insecure = true\n";
+        if self.is_https {
+            text += &format!("# {}\n", self.trust("/etc/containers/certs.d"));
+            insecure = "";
+        }
         for (nth, upstream) in self.upstreams.iter().enumerate() {
             let namespace = &upstream.namespace;
             if nth > 0 {
@@ -157,7 +226,7 @@ impl Mirror<'_> {
                     let (registry, location) = (quoted(namespace.as_str()), quoted(&location));
                     text += &format!(
                         "[[registry]]\nprefix = {registry}\nlocation = {registry}\n\
-                         [[registry.mirror]]\nlocation = {location}\ninsecure = true\n"
+                         [[registry.mirror]]\nlocation = {location}\n{insecure}"
                     );
                 }
                 Err(reason) => text += &format!("# {namespace} is left out: {reason}\n"),
@@ -168,15 +237,28 @@ impl Mirror<'_> {
 
     /// `registries.yaml`, which k3s and RKE2 turn into one `hosts.toml` for each registry.
     fn k3s(&self) -> String {
-        let mirror = quoted(&format!("http://{}", self.address));
+        let mirror = self.root();
         let mirrors = self.upstreams.iter().map(|upstream| {
             let registry = quoted(upstream.namespace.as_str());
             format!("  {registry}:\n    endpoint: [{mirror}]\n")
         });
         let mirrors: String = mirrors.collect();
-        format!(
+        let mut text = format!(
             "# /etc/rancher/k3s/registries.yaml, or /etc/rancher/rke2/registries.yaml\nmirrors:\n{mirrors}"
-        )
+        );
+        if self.is_https {
+            let address = quoted(self.address);
+            let ours = if self.shows_certificate {
+                ", cert_file: /etc/rancher/client.crt, key_file: /etc/rancher/client.key"
+            } else {
+                ""
+            };
+            text += &format!(
+                "# where the machine does not know the authority of its certificate:\n# configs:\n\
+                 #   {address}:\n#     tls: {{ca_file: /etc/rancher/layerhold-ca.crt{ours}}}\n"
+            );
+        }
+        text
     }
 
     /// `buildkitd.toml`. BuildKit's resolver is containerd's and sends `ns`, so a path would name the registry a second time.
@@ -187,7 +269,19 @@ impl Mirror<'_> {
             let registry = quoted(upstream.namespace.as_str());
             text += &format!("[registry.{registry}]\n  mirrors = [{address}]\n");
         }
-        text + &format!("[registry.{address}]\n  http = true\n")
+        if !self.is_https {
+            return text + &format!("[registry.{address}]\n  http = true\n");
+        }
+        let ours = if self.shows_certificate {
+            "#   [[registry.{address}.keypair]]\n#     cert = \"/etc/buildkit/client.crt\"\n#     key = \"/etc/buildkit/client.key\"\n"
+        } else {
+            ""
+        };
+        let ours = ours.replace("{address}", &address);
+        text + &format!(
+            "# where the machine does not know the authority of its certificate:\n\
+             # [registry.{address}]\n#   ca = [\"/etc/buildkit/layerhold-ca.crt\"]\n{ours}"
+        )
     }
 
     /// The upstream that is meant by a request that names none: by the `Host` it comes with, else the default.
@@ -298,11 +392,14 @@ mod tests {
             "[::1]",
             "::1",
             "a:b",
-            "http://a:1",
             "a:1/b",
+            "https://a",
+            "https://a:1/b",
+            "ftp://a:1",
         ] {
             let message = address_in("0.0.0.0:80", Some(given), "box").unwrap_err();
-            let start = format!("--address: {given:?}: not a host and a port such as");
+            let shown = given.trim_start_matches("https://");
+            let start = format!("--address: {shown:?}: not a host and a port such as");
             assert!(message.starts_with(&start), "{message}");
         }
         for (listen, host_name) in [
@@ -315,6 +412,39 @@ mod tests {
                 message.starts_with("--address: missing: give what clients call"),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn clients_speak_tls_where_the_proxy_or_its_address_says_so() {
+        const TLS: &str = "[tls]\ncertificate = '/c'\nkey = '/k'";
+        const ASKING: &str = "client_ca_file = '/a'\nclient_certificates = 'required'";
+        let asking = format!("{TLS}\n{ASKING}");
+        for client in CLIENTS {
+            for (file, address, is_https) in [
+                ("", "c.example:1", false),
+                ("", "https://c.example:1", true),
+                (TLS, "c.example:1", true),
+                (TLS, "http://c.example:1", false),
+                (&asking, "HTTPS://C.example:1", true),
+            ] {
+                let Snippet { text, remarks } = snippet(client, file, address);
+                let all = format!("{text}{}", remarks.join("\n"));
+                let has = |words: &str| all.contains(words);
+                let is_plain = has("http://") || has("insecure") || has("http = true");
+                assert_eq!(is_plain, !is_https, "{client:?} {file} {address}: {all}");
+                assert_eq!(has("the machine does not know"), is_https, "{all}");
+                assert!(has("c.example:1"), "{all}");
+                let asks = has("client.");
+                assert_eq!(asks, is_https && file.contains(ASKING), "{client:?}: {all}");
+                match client {
+                    Client::Docker => drop(serde_json::from_str::<Value>(&text).unwrap()),
+                    Client::K3s => {}
+                    Client::Containerd | Client::Podman | Client::Crio | Client::Buildkit => {
+                        drop(text.parse::<toml::Table>().unwrap());
+                    }
+                }
+            }
         }
     }
 

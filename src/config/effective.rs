@@ -26,7 +26,7 @@ pub struct Config {
 
 impl Config {
     /// The parts in which `other` differs and which only a restart can change: a reload covers `[[upstream]]`, what upstreams
-    /// have in common, `[access]`, and nothing else.
+    /// have in common, `[access]`, what is in `[tls]` and `[admin_tls]`, and nothing else.
     pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let proxy = |it: &Self| {
             let proxy::Config {
@@ -43,8 +43,16 @@ impl Config {
                 bypasses_max,
             )
         };
+        // The files of a port that speaks TLS are read again; whether it does is for the start.
+        let front = |it: &Self| server::Config {
+            tls: None,
+            admin_tls: None,
+            ..it.server.clone()
+        };
+        let encrypted = |it: &Self| (it.server.tls.is_some(), it.server.admin_tls.is_some());
         let parts = [
-            (self.server == other.server, "addresses and client limits"),
+            (front(self) == front(other), "addresses and client limits"),
+            (encrypted(self) == encrypted(other), "whether TLS is spoken"),
             (self.cache == other.cache, "cache"),
             (proxy(self) == proxy(other), "timeouts and limits of pulls"),
             (self.log == other.log, "log"),

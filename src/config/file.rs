@@ -21,12 +21,47 @@ pub(super) struct File {
     pub(super) log_format: Option<Value>,
     pub(super) log_level: Option<Value>,
     pub(super) sandbox: Option<Value>,
+    pub(super) tls: Option<Tls>,
+    pub(super) admin_tls: Option<AdminTls>,
     pub(super) cache: Cache,
     pub(super) freshness: Freshness,
     pub(super) timeouts: Timeouts,
     pub(super) limits: Limits,
     pub(super) access: Access,
     pub(super) upstream: Option<Vec<Upstream>>,
+}
+
+/// `[tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Tls {
+    pub(super) certificate: Option<Value>,
+    pub(super) key: Option<Value>,
+    pub(super) client_certificates: Option<Value>,
+    pub(super) client_ca_file: Option<Value>,
+    pub(super) http2: Option<Value>,
+}
+
+/// `[admin_tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct AdminTls {
+    pub(super) certificate: Option<Value>,
+    pub(super) key: Option<Value>,
+    pub(super) client_certificates: Option<Value>,
+    pub(super) client_ca_file: Option<Value>,
+}
+
+impl From<AdminTls> for Tls {
+    fn from(table: AdminTls) -> Self {
+        Self {
+            certificate: table.certificate,
+            key: table.key,
+            client_certificates: table.client_certificates,
+            client_ca_file: table.client_ca_file,
+            http2: None,
+        }
+    }
 }
 
 /// `[cache]`

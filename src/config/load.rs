@@ -27,6 +27,7 @@ use super::names::{
 use super::peers;
 use super::sandbox;
 use super::sites::{self, Defaults};
+use super::tls;
 use super::upstreams;
 
 impl Config {
@@ -118,6 +119,8 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
         server: server::Config {
             listen,
             admin_listen,
+            tls: tls::read(sources, "tls", file.tls)?,
+            admin_tls: tls::read(sources, "admin_tls", file.admin_tls.map(Into::into))?,
             trusted_proxies,
             proxy_protocol,
             connections_max: clients.connections,

@@ -15,6 +15,7 @@
 mod clients;
 mod report;
 mod load;
+mod tls;
 mod descriptors;
 mod upstreams;
 mod access;

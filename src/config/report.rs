@@ -8,6 +8,7 @@ use tracing::Level;
 use crate::cache::{self, Share};
 use crate::net::{DurationText, SizeText};
 use crate::proxy::{Freshness, UpstreamConfig};
+use crate::server::{ClientCertificates, TlsConfig};
 use crate::upstream::{CredentialSource, Egress, FolderCredential, MirrorConfig, SiteConfig};
 
 use super::access;
@@ -37,6 +38,8 @@ impl Config {
         self.write_timeouts(out)?;
         self.write_limits(out)?;
         access::write(out, &self.access)?;
+        write_tls(out, self.server.tls.as_ref())?;
+        write_admin_tls(out, self.server.admin_tls.as_ref())?;
         let freshness = self.freshness();
         self.proxy
             .upstreams
@@ -137,6 +140,34 @@ impl Config {
             )?;
         }
         writeln!(out, "bypasses = {}", self.proxy.bypasses_max)
+    }
+}
+
+fn write_tls(out: &mut String, tls: Option<&TlsConfig>) -> fmt::Result {
+    let Some(tls) = tls else { return Ok(()) };
+    writeln!(out, "\n[tls]")?;
+    write_certificates(out, tls)?;
+    writeln!(out, "http2 = {}", tls.http2)
+}
+
+fn write_admin_tls(out: &mut String, tls: Option<&TlsConfig>) -> fmt::Result {
+    let Some(tls) = tls else { return Ok(()) };
+    writeln!(out, "\n[admin_tls]")?;
+    write_certificates(out, tls)
+}
+
+fn write_certificates(out: &mut String, tls: &TlsConfig) -> fmt::Result {
+    writeln!(out, "certificate = {}", quoted(tls.certificate.display()))?;
+    writeln!(out, "key = {}", quoted(tls.key.display()))?;
+    let clients = match &tls.clients {
+        ClientCertificates::None => "none",
+        ClientCertificates::Optional(_) => "optional",
+        ClientCertificates::Required(_) => "required",
+    };
+    writeln!(out, "client_certificates = {}", quoted(clients))?;
+    match tls.clients.ca_file() {
+        Some(file) => writeln!(out, "client_ca_file = {}", quoted(file.display())),
+        None => Ok(()),
     }
 }
 
@@ -370,7 +401,7 @@ mod tests {
         let uncommented: String = EXAMPLE.lines().fold(String::new(), |mut text, line| {
             let key = line
                 .strip_prefix("# ")
-                .filter(|it| it.contains(" = ") || it.starts_with("[["));
+                .filter(|it| it.contains(" = ") || it.starts_with('['));
             writeln!(text, "{}", key.unwrap_or(line)).unwrap();
             text
         });

@@ -16,7 +16,7 @@ pub struct InvalidHost;
 ///
 /// # Errors
 ///
-/// When `Host` is missing from a request of HTTP/1.1, comes twice, or holds what is no host: whoever answers such a
+/// When `Host` is missing from a request of HTTP/1.1, comes twice, holds what is no host, or in HTTP/2 is another one: whoever answers such a
 /// request, rather than refuse it, may not mean the host that somebody on the way did (RFC 9112 §3.2).
 pub fn requested_host<'a>(
     version: Version,
@@ -40,6 +40,13 @@ pub fn requested_host<'a>(
     }
     let named = target.authority().map(Authority::as_str);
     if named.is_some_and(|named| !is_host(named)) {
+        return Err(InvalidHost);
+    }
+    // The two that HTTP/2 has for it must agree (RFC 9113 §8.3.1).
+    if version == Version::HTTP_2
+        && let (Some(host), Some(named)) = (host, named)
+        && !named.eq_ignore_ascii_case(host)
+    {
         return Err(InvalidHost);
     }
     // A target that is a whole URI makes the field's value void, not its absence (RFC 9112 §3.2.2).

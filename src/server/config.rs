@@ -1,6 +1,7 @@
 //! What the HTTP front runs on.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::net::{Networks, Rate};
@@ -12,6 +13,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Address of metrics and health; never the registry's.
     pub admin_listen: SocketAddr,
+    /// How TLS is spoken at the registry's addresses; `None` is in the clear.
+    pub tls: Option<TlsConfig>,
+    /// The same at the address of metrics and health.
+    pub admin_tls: Option<TlsConfig>,
     /// The proxies in front of us, which may say for whom they ask.
     pub trusted_proxies: Networks,
     /// Whether a connection from one of them begins with a PROXY header.
@@ -45,3 +50,37 @@ impl Config {
 
 /// Fewer connections than this are nobody's half.
 const SHARED_FROM: usize = 1024;
+
+/// How TLS is spoken on one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Our certificate, and those between it and a root, in PEM.
+    pub certificate: PathBuf,
+    /// Its key, in PEM.
+    pub key: PathBuf,
+    /// What clients have to show.
+    pub clients: ClientCertificates,
+    /// Whether HTTP/2 is offered besides HTTP/1.1.
+    pub http2: bool,
+}
+
+/// What clients have to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Nothing; they are not asked.
+    None,
+    /// A certificate that one in this file vouches for, or none.
+    Optional(PathBuf),
+    /// A certificate that one in this file vouches for.
+    Required(PathBuf),
+}
+
+impl ClientCertificates {
+    /// The file of those who vouch for clients.
+    pub fn ca_file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::None => None,
+            Self::Optional(file) | Self::Required(file) => Some(file),
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! One client connection: counts what goes out, gives up on a client that takes nothing, and breaks off visibly.
+//! One client connection: counts what goes out, gives up on a client that takes nothing, and breaks off visibly; in the clear
+//! or encrypted.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,8 +14,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
+use super::handshake::Wire;
 use super::metrics::Metrics;
 use crate::net::{LineEnds, Sent};
 
@@ -23,6 +26,8 @@ use crate::net::{LineEnds, Sent};
 pub(super) struct Connection {
     tcp: TcpStream,
     handle: ConnectionHandle,
+    /// Whether what passes is what is said; else that is looked at where it is not encrypted.
+    is_plain: bool,
     write_idle_timeout: Duration,
     /// Runs while a write waits for the client.
     waiting: Option<Pin<Box<Sleep>>>,
@@ -39,9 +44,25 @@ pub(super) struct ConnectionHandle {
     within_head: Arc<AtomicBool>,
     /// Whether a line feed has come that no carriage return came before.
     bare_feed: Arc<AtomicBool>,
+    /// Whether it is one of several that share the connection: then it knows nothing of what is sent, and cannot break off
+    /// the others.
+    is_stream: bool,
 }
 
 impl ConnectionHandle {
+    /// What a request knows that shares its connection with others.
+    pub(super) fn of_stream() -> Self {
+        Self {
+            is_stream: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether others share the connection.
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
     /// A body failed: the connection ends by a reset, so that no client takes its end for that of the body.
     pub(super) fn break_off(&self) {
         self.broken.store(true, Ordering::Release);
@@ -55,6 +76,16 @@ impl ConnectionHandle {
     /// Whether a head has begun and not ended.
     pub(super) fn is_within_head(&self) -> bool {
         self.within_head.load(Ordering::Relaxed)
+    }
+
+    /// Looks at what a client said.
+    fn heard(&self, line_ends: &mut LineEnds, new: &[u8]) {
+        if !new.is_empty() {
+            self.within_head.store(true, Ordering::Relaxed);
+        }
+        if line_ends.has_bare_feed(new) {
+            self.bare_feed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether any line so far ended in a bare line feed. There are only lines here, as far as requests are answered: what has
@@ -72,6 +103,7 @@ impl Connection {
         Self {
             tcp,
             handle,
+            is_plain: true,
             write_idle_timeout,
             waiting: None,
             line_ends: LineEnds::default(),
@@ -81,6 +113,11 @@ impl Connection {
 
     pub(super) fn handle(&self) -> ConnectionHandle {
         self.handle.clone()
+    }
+
+    /// What comes from now on is encrypted.
+    pub(super) fn will_be_encrypted(&mut self) {
+        self.is_plain = false;
     }
 
     /// What was read so far was no part of a request.
@@ -109,7 +146,9 @@ impl Connection {
             }
         };
         self.waiting = None;
-        if let Ok(bytes) = &written {
+        if let Ok(bytes) = &written
+            && self.is_plain
+        {
             self.handle.sent.add(*bytes);
         }
         Poll::Ready(written)
@@ -140,11 +179,14 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(cx, buffer);
         let new = buffer.filled().get(before..).unwrap_or_default();
-        if !new.is_empty() {
-            self.handle.within_head.store(true, Ordering::Relaxed);
-        }
-        if self.line_ends.has_bare_feed(new) {
-            self.handle.bare_feed.store(true, Ordering::Relaxed);
+        let Self {
+            handle,
+            line_ends,
+            is_plain,
+            ..
+        } = &mut *self;
+        if *is_plain {
+            handle.heard(line_ends, new);
         }
         read
     }
@@ -195,6 +237,91 @@ impl Drop for Connection {
             // A socket that cannot be told ends in order, and then short of its length.
             let _ = rustix::net::sockopt::set_socket_linger(&self.tcp, Some(Duration::ZERO));
         }
+    }
+}
+
+impl Wire for Connection {
+    fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+}
+
+/// A connection that is encrypted: what is counted is what goes into it, of which little is kept back.
+#[derive(Debug)]
+pub(super) struct SecureConnection {
+    tls: TlsStream<Connection>,
+    handle: ConnectionHandle,
+    line_ends: LineEnds,
+}
+
+impl SecureConnection {
+    /// Wraps a connection that was told that it will be encrypted.
+    pub(super) fn new(tls: TlsStream<Connection>) -> Self {
+        Self {
+            handle: tls.get_ref().0.handle(),
+            tls,
+            line_ends: LineEnds::default(),
+        }
+    }
+
+    fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.handle.sent.add(*bytes);
+        }
+        written
+    }
+}
+
+impl AsyncRead for SecureConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.tls).poll_read(cx, buffer);
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        let Self {
+            handle, line_ends, ..
+        } = &mut *self;
+        handle.heard(line_ends, new);
+        read
+    }
+}
+
+impl AsyncWrite for SecureConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tls).poll_write(cx, bytes);
+        self.counted(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tls).poll_write_vectored(cx, slices);
+        self.counted(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.handle.broken.load(Ordering::Acquire) {
+            // Neither is the end of TLS said: a client would take what it has for all there is.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
 

@@ -19,13 +19,12 @@ use super::body::ResponseBody;
 use super::connection::ConnectionHandle;
 use super::limits::Limits;
 use super::metrics::{Labels, Metrics, Rejection, end_label};
+use super::outgoing::{OnEnd, Outgoing};
 use super::peer::Peer;
 use super::peers::Peers;
 use super::respond::{self, Wanted};
 use super::sources::Serving;
-use crate::net::{
-    Chain, End, Identity, InvalidFraming, Metered, check_framing, requested_host, shown_path,
-};
+use crate::net::{Chain, End, Identity, InvalidFraming, check_framing, requested_host, shown_path};
 use crate::oci::{Endpoint, OCI_NAMESPACE};
 use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
 
@@ -38,9 +37,6 @@ pub(super) struct Front {
     pub(super) access: Arc<Access>,
     pub(super) limits: Limits,
 }
-
-/// A body that tells how it ended.
-pub(super) type MeteredBody = Metered<ResponseBody, Box<dyn FnOnce(End, u64) + Send>>;
 
 /// The one log line of a request, and what is counted with it; written when it is dropped.
 struct Line {
@@ -69,7 +65,7 @@ pub(super) async fn handle(
     connection: ConnectionHandle,
     serving: Serving,
     request: Request<Incoming>,
-) -> Result<Response<MeteredBody>, Infallible> {
+) -> Result<Response<Outgoing>, Infallible> {
     let id = format!("{:016x}", rand::random::<u64>());
     let requested = requested(&request, &connection);
     let route = requested.and_then(|it| front.proxy.route(it));
@@ -99,15 +95,16 @@ pub(super) async fn handle(
             .extend(value.map(|value| (OCI_NAMESPACE, value)));
     }
     line.answered(head.status, outcome);
-    let sent = connection.sent.clone();
-    let on_end: Box<dyn FnOnce(End, u64) + Send> = Box::new(move |end, bytes| {
+    let ending = connection.clone();
+    let on_end: OnEnd = Box::new(move |end, bytes| {
         if end == End::Failed {
-            connection.break_off();
+            ending.break_off();
         }
         line.ended(end, bytes);
         drop(serving);
     });
-    Ok(Response::from_parts(head, Metered::new(body, sent, on_end)))
+    let body = Outgoing::new(body, &connection, on_end);
+    Ok(Response::from_parts(head, body))
 }
 
 async fn answer(

@@ -5,32 +5,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::accept::AcceptFaults;
 use super::access::Access;
 use super::admin::Admin;
 use super::config::Config;
-use super::connection::Connection;
-use super::handle::{Front, handle};
+use super::handle::Front;
 use super::health::Health;
 use super::limits::Limits;
-use super::metrics::{Metrics, Rejection};
-use super::peer::Peer;
+use super::metrics::Metrics;
 use super::peers::Peers;
-use super::sources::{Seat, Sources};
+use super::port::TlsPort;
+use super::serve::Connections;
+use super::serve_admin::serve_admin;
+use super::sources::Sources;
+use super::tls::{Tls, TlsError};
 use super::verify::Verifications;
 use crate::cache::Cache;
-use crate::net::{Chain, Source, unmapped_address};
+use crate::net::unmapped_address;
 use crate::proxy::Proxy;
 
 /// An address that cannot be listened on.
@@ -44,6 +43,24 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+/// Why the front cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A file for TLS is not what it should be.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The TLS of both ports, where it is spoken. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    registry: Option<Tls>,
+    admin: Option<Tls>,
+}
+
 /// Bound listeners, and what serves them.
 #[derive(Debug)]
 pub struct Server {
@@ -52,6 +69,7 @@ pub struct Server {
     admin_address: SocketAddr,
     listeners: Vec<TcpListener>,
     admin_listener: TcpListener,
+    ports: Ports,
     health: Health,
     metrics: Metrics,
     access: Arc<Access>,
@@ -63,18 +81,66 @@ pub struct Server {
     admin_stopping: CancellationToken,
 }
 
-impl Server {
-    /// Binds every address.
+impl Ports {
+    fn load(config: &Config, metrics: &Metrics) -> Result<Self, TlsError> {
+        let load = |port, config: &Option<_>| {
+            let config = config.as_ref();
+            let tls = config.map(|it| Tls::load(port, it, metrics.clone()));
+            tls.transpose()
+        };
+        Ok(Self {
+            registry: load(TlsPort::Registry, &config.tls)?,
+            admin: load(TlsPort::Admin, &config.admin_tls)?,
+        })
+    }
+
+    /// Goes on by the tables of another configuration, whose files are read in any case. Whether a port speaks TLS at all
+    /// stays as it was. Blocks.
     ///
     /// # Errors
     ///
-    /// When one of them cannot be listened on.
+    /// When one of the files is not what it should be; the ports after it stay as they were.
+    pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
+        let ports = [
+            (&self.registry, &config.tls),
+            (&self.admin, &config.admin_tls),
+        ];
+        for (tls, config) in ports {
+            if let (Some(tls), Some(config)) = (tls, config) {
+                tls.reload(config)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the files now and then, for who looks at the metrics where no client comes.
+    async fn tend(self, stopping: CancellationToken) {
+        loop {
+            // Nothing is lost with the pause.
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = sleep(LOOK_INTERVAL) => {}
+            }
+            for tls in self.registry.iter().chain(&self.admin) {
+                tls.look().await;
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Reads the files for TLS, and binds every address. Blocks for the files.
+    ///
+    /// # Errors
+    ///
+    /// When one of the files is not what it should be, or one of the addresses cannot be listened on.
     pub fn bind(
         config: Config,
         health: Health,
         metrics: Metrics,
         access: Arc<Access>,
-    ) -> Result<Self, BindError> {
+    ) -> Result<Self, StartError> {
+        let ports = Ports::load(&config, &metrics)?;
         let mut listeners = Vec::new();
         let mut registry_addresses = Vec::new();
         for address in &config.listen {
@@ -91,6 +157,7 @@ impl Server {
             admin_address,
             listeners,
             admin_listener,
+            ports,
             health,
             metrics,
             access,
@@ -99,6 +166,11 @@ impl Server {
             connections: TaskTracker::new(),
             admin_stopping: CancellationToken::new(),
         })
+    }
+
+    /// The TLS of both ports, for a reload.
+    pub fn ports(&self) -> Ports {
+        self.ports.clone()
     }
 
     /// The bound addresses of the registry API.
@@ -133,8 +205,10 @@ impl Server {
             self.admin_listener,
             AcceptFaults::new(self.metrics.clone()),
             admin,
+            self.ports.admin.clone(),
             self.admin_stopping.clone(),
         ));
+        let tending = tokio::spawn(self.ports.clone().tend(self.admin_stopping.clone()));
         self.metrics.takes_at_once(self.config.connections_max);
         let front = Arc::new(Front {
             proxy,
@@ -144,19 +218,23 @@ impl Server {
             metrics: self.metrics,
         });
         let per_source = self.config.connections_per_source();
-        let sources = Arc::new(Sources::new(per_source));
         let places = Arc::new(Semaphore::new(self.config.connections_max));
+        let connections = Connections {
+            front,
+            tls: self.ports.registry.clone(),
+            sources: Arc::new(Sources::new(per_source)),
+            config: Arc::new(self.config.clone()),
+            streams: Arc::new(Semaphore::new(self.config.connections_max)),
+            stopping: self.stopping.clone(),
+            breaking_off: self.breaking_off,
+            tracker: self.connections.clone(),
+        };
         let accepting = TaskTracker::new();
         for listener in self.listeners {
             let acceptor = Acceptor {
                 listener,
                 places: Arc::clone(&places),
-                front: Arc::clone(&front),
-                sources: Arc::clone(&sources),
-                config: self.config.clone(),
-                stopping: self.stopping.clone(),
-                breaking_off: self.breaking_off.clone(),
-                connections: self.connections.clone(),
+                connections: connections.clone(),
             };
             accepting.spawn(acceptor.run());
         }
@@ -179,12 +257,13 @@ impl Server {
                 connections = self.connections.len(),
                 "drain timeout is over, breaking off"
             );
-            self.breaking_off.cancel();
+            connections.breaking_off.cancel();
             self.connections.wait().await;
         }
         self.admin_stopping.cancel();
         // A panic there is no reason not to stop.
         let _ = admin_serving.await;
+        let _ = tending.await;
     }
 }
 
@@ -192,28 +271,24 @@ impl Server {
 struct Acceptor {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    front: Arc<Front>,
-    sources: Arc<Sources>,
-    config: Config,
-    stopping: CancellationToken,
-    breaking_off: CancellationToken,
-    connections: TaskTracker,
+    connections: Connections,
 }
 
 impl Acceptor {
     async fn run(self) {
-        let mut faults = AcceptFaults::new(self.front.metrics.clone());
+        let stopping = self.connections.stopping.clone();
+        let mut faults = AcceptFaults::new(self.connections.front.metrics.clone());
         loop {
             let place = Arc::clone(&self.places).acquire_owned();
             // Either arm may be dropped: nothing is accepted yet, and a place goes back.
             let place = tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = stopping.cancelled() => return,
                 place = place => place,
             };
             let Ok(place) = place else { return };
             // Accepting is cancel-safe: a connection that is not returned is still in the backlog.
             let accepted = tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = stopping.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
@@ -223,7 +298,7 @@ impl Acceptor {
                 }
                 // Nothing is lost with a pause.
                 Err(error) => tokio::select! {
-                    () = self.stopping.cancelled() => return,
+                    () = stopping.cancelled() => return,
                     () = sleep(faults.met(&error)) => {}
                 },
             }
@@ -231,141 +306,18 @@ impl Acceptor {
     }
 
     fn spawn(&self, tcp: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
-        let (front, stopping) = (Arc::clone(&self.front), self.stopping.clone());
-        let sources = Arc::clone(&self.sources);
-        let breaking_off = self.breaking_off.clone();
-        let Config {
-            header_read_timeout,
-            write_idle_timeout,
-            ..
-        } = self.config;
-        self.connections.spawn(async move {
+        let serving = self.connections.clone().serve(tcp, peer);
+        self.connections.tracker.spawn(async move {
             let _place = place;
-            let mut connection = Connection::new(tcp, write_idle_timeout, front.metrics.clone());
-            // Nothing is lost with half a header: nothing has been asked yet.
-            let identified = tokio::select! {
-                () = stopping.cancelled() => return,
-                identified = front.peers.identify(&mut connection, peer) => identified,
-            };
-            let Some(peer) = identified else { return };
-            let Some(seat) = seat(&front, &sources, peer) else {
-                return;
-            };
-            let (seated, metrics) = (Arc::clone(&seat), front.metrics.clone());
-            let seen = Peer::plain(peer);
-            let (of_connection, ending) = (connection.handle(), connection.handle());
-            let service = service_fn(move |request| {
-                of_connection.head_is_whole();
-                handle(
-                    Arc::clone(&front),
-                    seen.clone(),
-                    of_connection.clone(),
-                    seated.serve(),
-                    request,
-                )
-            });
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(header_read_timeout)
-                .max_buf_size(BUFFER_BYTES_MAX)
-                .max_header_size(BUFFER_BYTES_MAX)
-                .writev(true)
-                .serve_connection(TokioIo::new(connection), service);
-            let mut serving = std::pin::pin!(serving);
-            let served = async {
-                // The connection is not dropped but told, and served to its end.
-                tokio::select! {
-                    served = serving.as_mut() => return served,
-                    () = stopping.cancelled() => serving.as_mut().graceful_shutdown(),
-                }
-                serving.await
-            };
-            // Dropped at the end of the drain, what is still under way is reset, not ended in order.
-            let served = tokio::select! {
-                served = served => served,
-                () = breaking_off.cancelled() => return ending.break_off(),
-                // Nothing is lost: it is idle, or within its head.
-                () = seat.ended() => return debug!(%peer, "connection made room for another"),
-            };
-            match served {
-                // The library's patience for a head is also that for the next request to begin.
-                Err(error) if error.is_timeout() && !ending.is_within_head() => {
-                    debug!(%peer, "idle connection closed");
-                }
-                Err(error) => {
-                    if error.is_parse() {
-                        metrics.rejected(Rejection::Head);
-                    }
-                    debug!(%peer, error = %Chain(&error), "connection ended");
-                }
-                Ok(()) => {}
-            }
+            serving.await;
         });
     }
 }
 
-/// The place of a connection among those of its source; `None` where there is none. A balancer speaks for many.
-fn seat(front: &Front, sources: &Arc<Sources>, peer: SocketAddr) -> Option<Arc<Seat>> {
-    if front.peers.is_trusted(peer.ip()) {
-        return Some(Sources::free_seat());
-    }
-    let source = Source::of(peer.ip());
-    let seat = sources.seat(source);
-    if seat.is_none() {
-        front.metrics.rejected(Rejection::ConnectionsPerSource);
-        sources.told(source);
-    }
-    seat
-}
-
-async fn serve_admin(
-    listener: TcpListener,
-    mut faults: AcceptFaults,
-    admin: Admin,
-    stopping: CancellationToken,
-) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        // Accepting is cancel-safe.
-        let accepted = tokio::select! {
-            () = stopping.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (tcp, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                sleep(faults.met(&error)).await;
-                continue;
-            }
-        };
-        faults.over();
-        let (admin, stopping) = (admin.clone(), stopping.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let peer = Peer::plain(unmapped_address(address));
-            let service = service_fn(move |request| admin.clone().handle(peer.clone(), request));
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(ADMIN_HEADER_READ_TIMEOUT)
-                .serve_connection(TokioIo::new(tcp), service);
-            // A scrape that is cut at the very end is scraped again.
-            tokio::select! {
-                _ = serving => {}
-                () = stopping.cancelled() => {}
-            }
-        });
-    }
-}
-
-/// A request head is at most this large, and so much of a response waits in the HTTP library before it asks for more.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Connections that wait to be accepted; the kernel may allow fewer (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
-const ADMIN_CONNECTIONS_MAX: usize = 64;
-const ADMIN_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the files of certificates are looked at while nobody comes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let failed = |source| BindError { address, source };

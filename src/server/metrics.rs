@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
+use super::port::TlsPort;
 use crate::net::{End, total};
 use crate::proxy::Outcome;
 
@@ -18,9 +21,28 @@ pub struct Metrics {
     connections: IntGauge,
     connections_limit: IntGauge,
     accept_errors: IntCounterVec,
+    handshakes: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
     authentications: IntCounterVec,
     denied: IntCounterVec,
     refusals: IntCounterVec,
+}
+
+/// How it ended that TLS was to be spoken with somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HandshakeEnd {
+    /// It is.
+    Complete,
+    /// Nothing was said.
+    Silent,
+    /// Something else was said.
+    Plain,
+    /// It took too long.
+    Slow,
+    /// Because of what certificate was shown, or that none was.
+    Certificate,
+    /// For any other reason.
+    Failed,
 }
 
 /// What became of finding out who a request is by.
@@ -123,6 +145,20 @@ impl Metrics {
                 ),
                 &["reason"],
             )?,
+            handshakes: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_tls_handshakes_total",
+                    "TLS handshakes with clients that ended, by how",
+                ),
+                &["port", "end"],
+            )?,
+            certificate_expiry: IntGaugeVec::new(
+                Opts::new(
+                    "layerhold_tls_certificate_expiry_timestamp_seconds",
+                    "When the certificate that a port shows is no longer good, in seconds since 1970",
+                ),
+                &["port"],
+            )?,
             authentications: IntCounterVec::new(
                 Opts::new(
                     "layerhold_authentications_total",
@@ -152,6 +188,8 @@ impl Metrics {
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_limit.clone()))?;
         registry.register(Box::new(metrics.accept_errors.clone()))?;
+        registry.register(Box::new(metrics.handshakes.clone()))?;
+        registry.register(Box::new(metrics.certificate_expiry.clone()))?;
         registry.register(Box::new(metrics.authentications.clone()))?;
         registry.register(Box::new(metrics.denied.clone()))?;
         registry.register(Box::new(metrics.refusals.clone()))?;
@@ -234,6 +272,21 @@ impl Metrics {
         self.refusals.with_label_values(&[label]).inc();
     }
 
+    pub(super) fn shook(&self, port: TlsPort, end: HandshakeEnd) {
+        let labels = [port.label(), end.label()];
+        self.handshakes.with_label_values(&labels).inc();
+    }
+
+    /// A port shows a certificate from now on; with it come the series of its handshakes.
+    pub(super) fn shows_certificate(&self, port: TlsPort, expiry: i64) {
+        let series = self.certificate_expiry.with_label_values(&[port.label()]);
+        series.set(expiry);
+        for end in HandshakeEnd::ALL {
+            let labels = [port.label(), end.label()];
+            self.handshakes.with_label_values(&labels);
+        }
+    }
+
     pub(super) fn connected(&self) {
         self.connections.inc();
     }
@@ -286,6 +339,28 @@ impl AcceptFault {
             Self::Memory => "memory",
             Self::Connection => "connection",
             Self::Other => "other",
+        }
+    }
+}
+
+impl HandshakeEnd {
+    const ALL: [Self; 6] = [
+        Self::Complete,
+        Self::Silent,
+        Self::Plain,
+        Self::Slow,
+        Self::Certificate,
+        Self::Failed,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Silent => "silent",
+            Self::Plain => "plain",
+            Self::Slow => "slow",
+            Self::Certificate => "certificate",
+            Self::Failed => "failed",
         }
     }
 }

@@ -6,6 +6,8 @@
 //! **What is absent:** nothing here knows how content comes about.
 
 mod listen;
+mod serve;
+mod serve_admin;
 mod accept;
 mod admin;
 mod purge;
@@ -15,23 +17,30 @@ mod handle;
 mod limits;
 mod respond;
 mod multipart;
+mod outgoing;
 mod body;
+mod stream;
 mod access;
 mod peers;
-mod peer;
 mod sources;
 mod connection;
+mod handshake;
+mod tls;
+mod certificate;
+mod peer;
 mod health;
 mod metrics;
+mod port;
 mod config;
 
 pub use access::{
     Access, AccessConfig, Action, FileError, InvalidPattern, RepositoryPattern, Rule, Who,
     check_access_files, fuzz_access_file, fuzz_authorization, fuzz_token_request,
 };
-pub use config::Config;
+pub use config::{ClientCertificates, Config, TlsConfig};
 pub use health::Health;
-pub use listen::{BindError, Server};
+pub use listen::{BindError, Ports, Server, StartError};
 pub use metrics::Metrics;
 pub use purge::{PurgeReport, PurgedReference, fuzz_purge_order};
+pub use tls::{TlsError, TlsFault, check_files};
 pub use verify::{VerifyLine, fuzz_verify_order};

@@ -1,13 +1,11 @@
 //! Whose certificates we trust, and which one is ours.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
-use tracing::debug;
 
 use super::config::TlsConfig;
 use super::credential::CredentialError;
@@ -40,11 +38,15 @@ impl Tls {
     /// When one of them is not what it should be.
     pub(super) fn load(config: &TlsConfig) -> Result<Self, FileError> {
         let provider = Arc::new(default_provider());
+        let mut roots = files::roots();
+        if let Some(file) = &config.ca_file {
+            files::authorities(file, &mut roots)?;
+        }
         let ours = config.client.as_ref();
         let ours = ours.map(|it| files::certified(&it.certificate, &it.key, &provider));
         Ok(Self {
             ours: ours.transpose()?.map(Arc::new),
-            roots: Arc::new(roots(config.ca_file.as_deref())?),
+            roots: Arc::new(roots),
             provider,
         })
     }
@@ -76,21 +78,4 @@ impl Tls {
                 .with_no_client_auth(),
         )
     }
-}
-
-/// The machine's own roots, or the ones that came with the program where the machine has none; and those of a file.
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, FileError> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        debug!(error = %error, "part of the machine's certificate roots could not be read");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    if let Some(file) = ca_file {
-        files::authorities(file, &mut roots)?;
-    }
-    Ok(roots)
 }

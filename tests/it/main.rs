@@ -52,6 +52,8 @@ mod crash;
 mod cli;
 mod deploy;
 mod tidy;
+mod tls;
+mod tls_http2;
 mod pitfalls;
 mod selfcheck;
 mod harness;

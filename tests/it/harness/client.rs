@@ -1,12 +1,12 @@
 //! A puller that speaks HTTP/1.1 by hand: it can stop anywhere, tell a clean end from a cut, and say what no polite library
 //! would say.
 
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::blob::{Blob, sha256};
@@ -25,9 +25,13 @@ pub(crate) struct Request {
 /// One connection with nothing in flight.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: BytesMut,
 }
+
+/// What requests are written to: a socket, or TLS over one.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug> Stream for S {}
 
 /// Status and headers.
 #[derive(Clone, Debug)]
@@ -182,10 +186,15 @@ impl Connection {
 
     fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
+        Ok(Self::over(stream))
+    }
+
+    /// What is there already.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
             buffer: BytesMut::new(),
-        })
+        }
     }
 
     /// Writes raw bytes.
@@ -240,6 +249,12 @@ impl Connection {
             Ok(_) => panic!("bytes nobody asked for: {:?}", self.buffer),
             Err(error) => End::of(&error),
         }
+    }
+
+    /// Reads to the end of the connection, however that comes.
+    pub(crate) async fn rest(mut self) -> Bytes {
+        while matches!(self.fill().await, Ok(1..)) {}
+        self.buffer.freeze()
     }
 
     /// Reads one line without its end.

@@ -31,7 +31,7 @@ pub(crate) use registry::{At, FakeRegistry};
 pub(crate) use script::{Fault, any, get, head};
 pub(crate) use secret::{HelperScript, PasswordFile};
 pub(crate) use swallow::Swallower;
-pub(crate) use tls::{Authority, Demand, TlsFront};
+pub(crate) use tls::{Authority, Demand, Identity, NAME, TlsClient, TlsFront};
 pub(crate) use token::TokenServer;
 
 /// One mebibyte.

@@ -5,17 +5,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
+    date_time_ymd,
+};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::client::Connection;
 use super::registry::FakeRegistry;
+use super::within;
 
 /// Somebody who vouches for others.
 pub(crate) struct Authority {
@@ -41,6 +48,15 @@ pub(crate) enum Demand {
     Wish,
     /// A certificate.
     Must,
+}
+
+/// A client that speaks TLS, and trusts one authority.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsClient {
+    authority: CertificateDer<'static>,
+    shown: Option<Arc<CertifiedKey>>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    protocols: Vec<Vec<u8>>,
 }
 
 /// Speaks TLS on a port of its own, and passes on to a fake what was said.
@@ -75,7 +91,37 @@ impl Authority {
     /// Vouches for whoever goes by one of these names or addresses.
     pub(crate) fn vouch(&self, names: &[&str]) -> Identity {
         let names: Vec<String> = names.iter().map(|it| (*it).to_owned()).collect();
-        let params = CertificateParams::new(names).unwrap();
+        self.sign(&CertificateParams::new(names).unwrap())
+    }
+
+    /// Vouches for somebody of this common name and these alternative ones.
+    pub(crate) fn vouch_for(&self, common: &str, names: Vec<SanType>) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common);
+        params.subject_alt_names = names;
+        self.sign(&params)
+    }
+
+    /// Vouched, until ten years ago.
+    pub(crate) fn vouched_once(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|it| (*it).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = date_time_ymd(2010, 1, 1);
+        params.not_after = date_time_ymd(2016, 1, 1);
+        self.sign(&params)
+    }
+
+    /// Somebody who trusts it.
+    pub(crate) fn client(&self) -> TlsClient {
+        TlsClient {
+            authority: self.issuer.der().clone(),
+            shown: None,
+            versions: rustls::ALL_VERSIONS,
+            protocols: Vec::new(),
+        }
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
@@ -86,6 +132,73 @@ impl Authority {
         }
     }
 }
+
+impl TlsClient {
+    /// Shows this when it is asked who it is.
+    pub(crate) fn showing(mut self, identity: &Identity) -> Self {
+        let key = identity.key.clone_key();
+        let ours = CertifiedKey::from_der(identity.chain.clone(), key, &default_provider());
+        self.shown = Some(Arc::new(ours.unwrap()));
+        self
+    }
+
+    /// Speaks these versions only.
+    pub(crate) fn speaking(
+        mut self,
+        versions: &'static [&'static SupportedProtocolVersion],
+    ) -> Self {
+        self.versions = versions;
+        self
+    }
+
+    /// Asks for one of these by ALPN.
+    pub(crate) fn offering(mut self, protocols: &[&str]) -> Self {
+        let bytes = |it: &&str| it.as_bytes().to_vec();
+        self.protocols = protocols.iter().map(bytes).collect();
+        self
+    }
+
+    /// Connects.
+    pub(crate) async fn open(&self, address: SocketAddr) -> Connection {
+        Connection::over(self.try_open(address).await.unwrap())
+    }
+
+    /// Connects, if both agree.
+    pub(crate) async fn try_open(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = within("a connection", TcpStream::connect(address)).await?;
+        self.over(tcp).await
+    }
+
+    /// Speaks TLS over what is there already.
+    pub(crate) async fn over(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        tcp.set_nodelay(true)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(self.versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match &self.shown {
+            Some(ours) => {
+                let shown = SingleCertAndKey::from(Arc::clone(ours));
+                config.with_client_cert_resolver(Arc::new(shown))
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&self.protocols);
+        let connector = TlsConnector::from(Arc::new(config));
+        let name = ServerName::try_from(NAME).unwrap();
+        within("a handshake", connector.connect(name, tcp)).await
+    }
+}
+
+/// TLS 1.2 and nothing else.
+pub(crate) static TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+/// TLS 1.3 and nothing else.
+pub(crate) static TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// Who clients think they talk to.
+pub(crate) const NAME: &str = "cache.example";
 
 impl TlsFront {
     /// Stands before `server`, as one of these names, by the word of `authority`, which vouches for clients as well.

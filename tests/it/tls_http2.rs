@@ -1,0 +1,322 @@
+//! HTTP/2 over TLS: what holds for a connection holds for each of its streams.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinHandle;
+
+use crate::harness::{
+    APP, At, Authority, Binary, Blob, FakeRegistry, Fault, KIB, MIB, NAME, ProxyBuilder, TestProxy,
+    get, within,
+};
+
+/// A connection of HTTP/2.
+struct Client {
+    sender: SendRequest<Empty<Bytes>>,
+    serving: JoinHandle<hyper::Result<()>>,
+}
+
+impl Client {
+    /// Connects; what is not read of a stream is at most `window`.
+    async fn open(authority: &Authority, address: SocketAddr, window: u32) -> Self {
+        let tls = authority.client().offering(&["h2"]);
+        let stream = tls.try_open(address).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(8 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let serving = tokio::spawn(connection);
+        Self { sender, serving }
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        range: Option<&str>,
+    ) -> Response<Incoming> {
+        self.try_send(method, path, range).await.unwrap()
+    }
+
+    async fn try_send(
+        &mut self,
+        method: Method,
+        path: &str,
+        range: Option<&str>,
+    ) -> hyper::Result<Response<Incoming>> {
+        let uri = format!("https://{NAME}{path}");
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(range) = range {
+            request = request.header("Range", range);
+        }
+        let request = request.body(Empty::new()).unwrap();
+        within("a response", self.sender.send_request(request)).await
+    }
+}
+
+/// All of a body that comes, and whether it ended well.
+async fn read(mut body: Incoming) -> (Bytes, bool) {
+    let mut bytes = BytesMut::new();
+    loop {
+        match within("a frame", body.frame()).await {
+            Some(Ok(frame)) => bytes.extend(frame.into_data().unwrap_or_default()),
+            Some(Err(_)) => return (bytes.freeze(), false),
+            None => return (bytes.freeze(), true),
+        }
+    }
+}
+
+fn path(blob: &Blob) -> String {
+    format!("/v2/{APP}/blobs/{}", blob.digest())
+}
+
+async fn scene() -> (FakeRegistry, Authority, ProxyBuilder) {
+    let upstream = FakeRegistry::start().await;
+    let authority = Authority::new();
+    let identity = authority.vouch(&[NAME]);
+    let builder = TestProxy::in_front_of(&upstream);
+    let certificate = builder.write("tls.crt", &identity.certificate_pem);
+    let key = builder.write("tls.key", &identity.key_pem);
+    let builder = builder
+        .set("tls.certificate", certificate)
+        .set("tls.key", key)
+        .set("tls.http2", true);
+    (upstream, authority, builder)
+}
+
+const WINDOW: u32 = 1 << 20;
+
+#[tokio::test]
+async fn pulls_over_http2_are_like_any_other() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.start().await;
+    let blob = Blob::random(3 * MIB + 17);
+    upstream.serve_blob(APP, &blob);
+    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
+    for _ in 0..2 {
+        let response = client.send(Method::GET, &path(&blob), None).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-length"], blob.len().to_string());
+        let (bytes, is_whole) = read(response.into_body()).await;
+        assert!(bytes == blob.bytes() && is_whole);
+    }
+    let range = Some("bytes=1048570-2097160");
+    let response = client.send(Method::GET, &path(&blob), range).await;
+    assert_eq!(response.status(), 206);
+    let (bytes, is_whole) = read(response.into_body()).await;
+    assert!(bytes == blob.bytes()[1_048_570..=2_097_160] && is_whole);
+    let response = client.send(Method::HEAD, &path(&blob), None).await;
+    assert_eq!(response.headers()["content-length"], blob.len().to_string());
+    assert_eq!(read(response.into_body()).await, (Bytes::new(), true));
+    let response = client.send(Method::GET, "/v2/", None).await;
+    assert_eq!(read(response.into_body()).await, ("{}".into(), true));
+    let response = client.send(Method::POST, &path(&blob), None).await;
+    assert_eq!(response.status(), 405);
+
+    let labels = [("end", "complete")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &labels, |it| it == 6.0)
+        .await;
+    let sent = proxy
+        .metric("layerhold_response_bytes_total", &[("endpoint", "blob")])
+        .await;
+    let part = 2_097_161 - 1_048_570;
+    assert!(sent >= (blob.len() * 2 + part) as f64, "{sent}");
+    // Others speak HTTP/1.1 there.
+    let mut plain = authority.client().open(proxy.registry).await;
+    plain
+        .write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    plain.head("GET").await.whole().await.is(200, b"{}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_the_authority_is_refused() {
+    let (_upstream, authority, builder) = scene().await;
+    let proxy = builder.start().await;
+    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
+    for (host, status) in [(NAME, 200), ("other.example", 400)] {
+        let request = Request::get(format!("https://{NAME}/v2/")).header("Host", host);
+        let request = request.body(Empty::new()).unwrap();
+        let response = client.sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn invariant_06_wrong_bytes_reset_their_stream_and_no_other() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.start().await;
+    let (wrong, right) = (Blob::random(2 * MIB), Blob::random(2 * MIB));
+    upstream.serve_blob(APP, &wrong);
+    upstream.serve_blob(APP, &right);
+    upstream.once(get(wrong.digest()), Fault::Corrupt(MIB));
+    let gate = upstream.hold(get(right.digest()), At::Byte(MIB));
+    let mut client = Client::open(&authority, proxy.registry, 4 * WINDOW).await;
+    let other = client.send(Method::GET, &path(&right), None).await;
+    let response = client.send(Method::GET, &path(&wrong), None).await;
+    assert_eq!(response.status(), 200);
+    let (bytes, is_whole) = read(response.into_body()).await;
+    assert!(bytes.len() < wrong.len() && !is_whole);
+    gate.open();
+    let (bytes, is_whole) = read(other.into_body()).await;
+    assert!(bytes == right.bytes() && is_whole);
+    let ended = |end| [("end", end)];
+    let name = "layerhold_responses_total";
+    proxy
+        .wait_for_metric(name, &ended("complete"), |it| it == 1.0)
+        .await;
+    assert_eq!(proxy.metric(name, &ended("failed")).await, 1.0);
+}
+
+#[tokio::test]
+async fn invariant_10_a_stream_that_nobody_reads_is_reset_and_no_other() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.set("timeouts.write_idle", "500ms").start().await;
+    // One that is larger than what may be under way, and one that is all under way.
+    let (large, small) = (Blob::random(4 * MIB), Blob::random(200 * KIB));
+    for blob in [&large, &small] {
+        upstream.serve_blob(APP, blob);
+        let mut client = Client::open(&authority, proxy.registry, 4 * WINDOW).await;
+        let response = client.send(Method::GET, &path(blob), None).await;
+        assert!(read(response.into_body()).await.0 == blob.bytes());
+    }
+    let mut client = Client::open(&authority, proxy.registry, 65_535).await;
+    let stuck = [
+        client.send(Method::GET, &path(&large), None).await,
+        client.send(Method::GET, &path(&small), None).await,
+    ];
+    let labels = [("end", "abandoned")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &labels, |it| it == 2.0)
+        .await;
+    let response = client.send(Method::GET, "/v2/", None).await;
+    assert_eq!(read(response.into_body()).await, ("{}".into(), true));
+    for response in stuck {
+        let (bytes, is_whole) = read(response.into_body()).await;
+        assert!(bytes.len() <= 65_535 && !is_whole);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_its_client_gives_up_is_abandoned() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.start().await;
+    let blob = Blob::random(200 * KIB);
+    upstream.serve_blob(APP, &blob);
+    proxy.builder();
+    let mut client = Client::open(&authority, proxy.registry, 65_535).await;
+    let response = client.send(Method::GET, &path(&blob), None).await;
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    assert!(first.is_data());
+    // All of it is with the library by now, and the client never takes it.
+    drop(body);
+    let labels = [("end", "abandoned")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &labels, |it| it == 1.0)
+        .await;
+    let sent = proxy.metric("layerhold_response_bytes_total", &[]).await;
+    assert!(sent < blob.len() as f64, "{sent}");
+}
+
+#[tokio::test]
+async fn invariant_10_an_idle_connection_is_closed() {
+    let (_upstream, authority, builder) = scene().await;
+    let proxy = builder.set("timeouts.header_read", "300ms").start().await;
+    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
+    let response = client.send(Method::GET, "/v2/", None).await;
+    assert_eq!(read(response.into_body()).await, ("{}".into(), true));
+    within("the end", client.serving).await.unwrap().unwrap();
+    proxy
+        .wait_for_metric("layerhold_connections", &[], |it| it == 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn invariant_10_requests_beyond_the_limit_wait_their_turn() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.set("limits.connections", 2).start().await;
+    let blob = Blob::random(2 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(MIB));
+    let mut client = Client::open(&authority, proxy.registry, 4 * WINDOW).await;
+    let mut pulls = Vec::new();
+    for _ in 0..2 {
+        pulls.push(client.send(Method::GET, &path(&blob), None).await);
+    }
+    let mut waiting = client.sender.clone();
+    let request = Request::get(format!("https://{NAME}/v2/")).body(Empty::new());
+    let third = tokio::spawn(async move { waiting.send_request(request.unwrap()).await });
+    gate.reached().await;
+    assert_eq!(proxy.metric("layerhold_requests_total", &[]).await, 2.0);
+    assert!(!third.is_finished());
+    gate.open();
+    for response in pulls {
+        assert!(read(response.into_body()).await.0 == blob.bytes());
+    }
+    assert_eq!(third.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn invariant_12_streams_in_progress_end_before_we_do() {
+    let (upstream, authority, builder) = scene().await;
+    let binary = Binary::start(&builder).await;
+    let blob = Blob::random(2 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(MIB));
+    let mut client = Client::open(&authority, binary.registry, 4 * WINDOW).await;
+    let response = client.send(Method::GET, &path(&blob), None).await;
+    gate.reached().await;
+    binary.terminate();
+    binary.wait_for_log(|it| it["message"] == "draining").await;
+    gate.open();
+    let (bytes, is_whole) = read(response.into_body()).await;
+    assert!(bytes == blob.bytes() && is_whole);
+    assert_eq!(binary.exited().await.code(), Some(0));
+    within("the end", client.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn heads_and_resets_without_measure_end_the_connection() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.start().await;
+    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
+    let uri = format!("https://{NAME}/v2/");
+    let request = Request::get(&uri).header("X-A", "a".repeat(64 * KIB));
+    let answer = client
+        .sender
+        .send_request(request.body(Empty::new()).unwrap());
+    // The head is refused, by a status or by a reset; nothing of it goes on.
+    assert!(
+        within("an answer", answer)
+            .await
+            .map_or(true, |it| it.status() == 431)
+    );
+
+    let blob = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
+    for _ in 0..2000 {
+        let request = Request::get(format!("https://{NAME}{}", path(&blob)));
+        let sending = client
+            .sender
+            .send_request(request.body(Empty::new()).unwrap());
+        // Sent and taken back.
+        let mut sending = std::pin::pin!(sending);
+        let _ = futures_util::poll!(sending.as_mut());
+    }
+    // Whether it is cut off or all of it was handled: others are served.
+    let mut other = Client::open(&authority, proxy.registry, WINDOW).await;
+    let response = other.send(Method::GET, "/v2/", None).await;
+    assert_eq!(response.status(), 200);
+}
