@@ -119,7 +119,7 @@ async fn say_https<W: Wire>(wire: &mut W) {
     let mut heard = vec![0; HEARD_BYTES_MAX];
     // Bytes that nobody has read when a socket is closed reset it, and its answer with it.
     let saying = async {
-        wire.read(&mut heard).await?;
+        let _ = wire.read(&mut heard).await?;
         wire.write_all(SPEAKS_HTTPS).await?;
         wire.shutdown().await?;
         wire.read(&mut heard).await

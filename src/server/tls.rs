@@ -3,7 +3,7 @@
 //! The files are looked at whenever a client comes, and now and then when nobody does. When one has changed, all are read
 //! again; what is not whole or does not fit together changes nothing but the log, once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub struct TlsError {
     pub table: &'static str,
     /// Why.
     #[source]
-    pub source: TlsFault,
+    pub source: Box<TlsFault>,
 }
 
 /// What is wrong with the files of one port.
@@ -77,7 +77,7 @@ pub enum TlsFault {
     #[error("no client can be verified by {}", file.display())]
     Verifier {
         /// Which.
-        file: std::path::PathBuf,
+        file: PathBuf,
         /// What the TLS library said.
         #[source]
         source: rustls::server::VerifierBuilderError,
@@ -85,6 +85,15 @@ pub enum TlsFault {
     /// The TLS library refused its own defaults.
     #[error("no TLS server could be set up")]
     Library(#[from] rustls::Error),
+}
+
+impl TlsError {
+    fn at(port: TlsPort, fault: TlsFault) -> Self {
+        Self {
+            table: port.table(),
+            source: Box::new(fault),
+        }
+    }
 }
 
 /// Whether the files that the front's configuration names are there and what they should be: each is read as it would be.
@@ -100,10 +109,7 @@ pub fn check_files(config: &Config) -> Result<(), TlsError> {
     ];
     for (port, config) in ports {
         if let Some(config) = config {
-            load(config).map_err(|source| TlsError {
-                table: port.table(),
-                source,
-            })?;
+            load(config).map_err(|fault| TlsError::at(port, fault))?;
         }
     }
     Ok(())
@@ -120,9 +126,8 @@ impl Tls {
         config: &TlsConfig,
         metrics: Metrics,
     ) -> Result<Self, TlsError> {
-        let table = port.table();
         let marks = marks(config);
-        let loaded = load(config).map_err(|source| TlsError { table, source })?;
+        let loaded = load(config).map_err(|fault| TlsError::at(port, fault))?;
         metrics.shows_certificate(port, loaded.expiry);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -173,8 +178,8 @@ impl Tls {
     pub(super) fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
         let mut state = self.state.blocking_lock();
         let marks = marks(config);
-        let table = self.shared.port.table();
-        let loaded = load(config).map_err(|source| TlsError { table, source })?;
+        let port = self.shared.port;
+        let loaded = load(config).map_err(|fault| TlsError::at(port, fault))?;
         *state = State {
             config: config.clone(),
             marks,

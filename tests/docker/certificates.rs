@@ -1,6 +1,7 @@
 //! Certificates, signatures and base64, all by `openssl`.
 
 use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -33,12 +34,17 @@ impl Authority {
 
     /// A certificate for whoever is at 127.0.0.1, as a server or as a client.
     pub(crate) fn issue(&self, name: &str) -> Identity {
+        self.issue_at(name, Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// A certificate for whoever is at this address.
+    pub(crate) fn issue_at(&self, name: &str, address: IpAddr) -> Identity {
         let file = |extension| self.dir.join(name).with_extension(extension);
         let (request, certificate, key) = (file("csr"), file("pem"), file("key"));
         let mut req = bounded("openssl");
         req.args(["req", "-new", "-nodes", "-newkey"]).args(EC);
         req.args(["-subj", &format!("/CN={name}")]);
-        req.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+        req.args(["-addext", &format!("subjectAltName=IP:{address}")]);
         req.args(["-addext", "extendedKeyUsage=serverAuth,clientAuth"]);
         run(req.arg("-keyout").arg(&key).arg("-out").arg(&request));
         let mut x509 = bounded("openssl");

@@ -17,6 +17,7 @@ mod partial;
 mod image;
 mod private;
 mod scrape;
+mod tls;
 mod ways;
 
 mod lab;

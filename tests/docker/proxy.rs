@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -32,11 +32,16 @@ impl Proxy {
 
     /// Starts layerhold with these tables of upstreams, as the configuration file has them.
     pub(crate) fn with(dir: &Path, upstreams: &str) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST.into(), dir, upstreams)
+    }
+
+    /// The same at another address of this machine, with tables of any kind.
+    pub(crate) fn at(ip: IpAddr, dir: &Path, tables: &str) -> Self {
         fs::create_dir_all(dir).unwrap();
         let config = dir.join("layerhold.toml");
         let cache = dir.join("cache");
         let document = format!(
-            r#"listen = ["127.0.0.1:0"]
+            r#"listen = ["{ip}:0"]
 admin_listen = "127.0.0.1:0"
 
 [cache]
@@ -45,7 +50,7 @@ size = "4GiB"
 # However little a busy machine has left: the suite is about what is kept.
 free_space_min = "256MiB"
 
-{upstreams}"#,
+{tables}"#,
             cache.display()
         );
         fs::write(&config, document).unwrap();

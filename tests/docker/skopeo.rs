@@ -11,9 +11,19 @@ use crate::wait::bounded;
 /// Pulls what [`REPOSITORY`] of the default upstream has under a tag or digest, with no
 /// credentials, and proves that it is this image. Returns what was said if it is refused.
 pub(crate) fn try_pull(proxy: &Proxy, tag: &str, image: &Image) -> Result<(), String> {
+    try_pull_with(&["--src-tls-verify=false"], proxy, tag, image)
+}
+
+/// The same with these flags for the source.
+pub(crate) fn try_pull_with(
+    flags: &[&str],
+    proxy: &Proxy,
+    tag: &str,
+    image: &Image,
+) -> Result<(), String> {
     let copy = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut skopeo = bounded("skopeo");
-    skopeo.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
+    skopeo.args(["--insecure-policy", "copy"]).args(flags);
     let from = format!("docker://{}/{REPOSITORY}:{tag}", proxy.address());
     let to = format!("dir:{}", copy.path().display());
     let output = skopeo
