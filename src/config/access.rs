@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use toml::Value;
 
 use crate::net::{Network, Networks, is_identity};
-use crate::oci::Namespace;
+use crate::oci::{Namespace, RepositoryPattern};
 use crate::proxy::UpstreamConfig;
-use crate::server::{AccessConfig, Action, RepositoryPattern, Rule, Who};
+use crate::server::{AccessConfig, Action, Rule, Who};
 
 use super::addresses::read_url;
 use super::error::Error;

@@ -138,12 +138,14 @@ impl Metrics {
                 "layerhold_connections_limit",
                 "Client connections that are taken at once",
             )?,
-            accept_errors: IntCounterVec::new(
+            accept_errors: by_label(
+                registry,
                 Opts::new(
                     "layerhold_accept_errors_total",
                     "Times that no connection could be accepted, by why",
                 ),
-                &["reason"],
+                "reason",
+                &AcceptFault::ALL.map(AcceptFault::label),
             )?,
             handshakes: IntCounterVec::new(
                 Opts::new(
@@ -159,26 +161,32 @@ impl Metrics {
                 ),
                 &["port"],
             )?,
-            authentications: IntCounterVec::new(
+            authentications: by_label(
+                registry,
                 Opts::new(
                     "layerhold_authentications_total",
                     "Requests that were asked who they are by, by what they showed",
                 ),
-                &["result"],
+                "result",
+                &Authentication::ALL.map(Authentication::label),
             )?,
-            denied: IntCounterVec::new(
+            denied: by_label(
+                registry,
                 Opts::new(
                     "layerhold_access_denied_total",
                     "Requests that the access rules denied",
                 ),
-                &["identity"],
+                "identity",
+                &[kind(true), kind(false)],
             )?,
-            refusals: IntCounterVec::new(
+            refusals: by_label(
+                registry,
                 Opts::new(
                     "layerhold_refusals_total",
                     "Requests and connections refused whatever they ask for, by why",
                 ),
-                &["reason"],
+                "reason",
+                &Rejection::ALL.map(Rejection::label),
             )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
@@ -187,27 +195,10 @@ impl Metrics {
         registry.register(Box::new(metrics.responses.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_limit.clone()))?;
-        registry.register(Box::new(metrics.accept_errors.clone()))?;
         registry.register(Box::new(metrics.handshakes.clone()))?;
         registry.register(Box::new(metrics.certificate_expiry.clone()))?;
-        registry.register(Box::new(metrics.authentications.clone()))?;
-        registry.register(Box::new(metrics.denied.clone()))?;
-        registry.register(Box::new(metrics.refusals.clone()))?;
         for end in [End::Complete, End::Failed, End::Abandoned] {
             metrics.responses.with_label_values(&[end_label(end)]);
-        }
-        for fault in AcceptFault::ALL {
-            metrics.accept_errors.with_label_values(&[fault.label()]);
-        }
-        for authentication in Authentication::ALL {
-            let label = authentication.label();
-            metrics.authentications.with_label_values(&[label]);
-        }
-        for is_anonymous in [true, false] {
-            metrics.denied.with_label_values(&[kind(is_anonymous)]);
-        }
-        for rejection in Rejection::ALL {
-            metrics.refusals.with_label_values(&[rejection.label()]);
         }
         Ok(metrics)
     }
@@ -318,6 +309,21 @@ impl Authentication {
             Self::Busy => "busy",
         }
     }
+}
+
+/// A counter with a series for each value of its only label, from the start.
+fn by_label(
+    registry: &Registry,
+    opts: Opts,
+    label: &str,
+    values: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(opts, &[label])?;
+    registry.register(Box::new(counter.clone()))?;
+    for value in values {
+        counter.with_label_values(&[*value]);
+    }
+    Ok(counter)
 }
 
 /// Whom a request was by, as a label: no name is one.

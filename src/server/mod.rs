@@ -34,8 +34,8 @@ mod port;
 mod config;
 
 pub use access::{
-    Access, AccessConfig, Action, FileError, InvalidPattern, RepositoryPattern, Rule, Who,
-    check_access_files, fuzz_access_file, fuzz_authorization, fuzz_token_request,
+    Access, AccessConfig, Action, FileError, Rule, Who, check_access_files, fuzz_access_file,
+    fuzz_authorization, fuzz_token_request,
 };
 pub use config::{ClientCertificates, Config, TlsConfig};
 pub use health::Health;

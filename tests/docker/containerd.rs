@@ -76,12 +76,25 @@ content_sharing_policy = "isolated"
 
     /// Pulls into a containerd namespace, which knows nothing of what others have pulled.
     pub(crate) fn pull(&self, namespace: &str, reference: &str) -> Pulled {
+        let pulled = self.try_pull(namespace, reference, &[]);
+        pulled.unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// The same with further flags of `ctr images pull`. Returns what was said if it is refused.
+    pub(crate) fn try_pull(
+        &self,
+        namespace: &str,
+        reference: &str,
+        flags: &[&str],
+    ) -> Result<Pulled, String> {
         let mut pull = ctr(&self.sockets);
         pull.args(["--debug", "--namespace", namespace, "images", "pull"]);
-        let output = pull.arg("--hosts-dir").arg(&self.hosts).arg(reference);
-        let output = output.output().unwrap();
+        let output = pull.args(flags).arg("--hosts-dir").arg(&self.hosts);
+        let output = output.arg(reference).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{said}");
+        if !output.status.success() {
+            return Err(said);
+        }
 
         let filter = format!("name=={reference}");
         let mut list = ctr(&self.sockets);
@@ -90,7 +103,7 @@ content_sharing_policy = "isolated"
             .split_whitespace()
             .find(|it| it.starts_with("sha256:"))
             .unwrap();
-        Pulled {
+        Ok(Pulled {
             digest: digest.to_owned(),
             queries: fields(&said, "url=")
                 .map(|url| {
@@ -99,7 +112,7 @@ content_sharing_policy = "isolated"
                 })
                 .collect(),
             namespaces: fields(&said, "response.header.oci-namespace=").collect(),
-        }
+        })
     }
 
     /// Runs a shell command in a container and returns what it printed.

@@ -16,6 +16,7 @@ mod clients;
 mod partial;
 mod image;
 mod private;
+mod access;
 mod scrape;
 mod tls;
 mod ways;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -64,6 +65,27 @@ pull_options = {{enable_partial_images = "true"}}
         digest.trim().to_owned()
     }
 
+    /// Logs in at a registry of this machine, and says what was said if that is refused.
+    pub(crate) fn try_log_in(
+        &self,
+        address: &str,
+        user: &str,
+        password: &str,
+    ) -> Result<(), String> {
+        let command = &[
+            "login",
+            "--tls-verify=false",
+            "-u",
+            user,
+            "-p",
+            password,
+            address,
+        ];
+        let output = self.command(command).output().unwrap();
+        let said = || String::from_utf8(output.stderr).unwrap();
+        output.status.success().then_some(()).ok_or_else(said)
+    }
+
     /// Runs a shell command in a container and returns what it printed.
     pub(crate) fn shell(&self, image: &str, script: &str) -> String {
         self.podman(&[
@@ -93,16 +115,26 @@ pull_options = {{enable_partial_images = "true"}}
     /// Runs `podman …` to its end. It keeps locks and what runs in places that it has for the
     /// whole machine; these are each command's own here, and gone with it.
     fn podman(&self, args: &[&str]) -> String {
+        run(&mut self.command(args))
+    }
+
+    /// `podman …`, not run yet.
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = bounded("unshare");
         command.args(["--mount", "sh", "-ec", PRIVATELY, "sh", "podman"]);
         command.arg("--root").arg(&self.store);
         command.arg("--runroot").arg(self.running.path());
         command.args(["--cgroup-manager=cgroupfs", "--events-backend=none"]);
         command.env("CONTAINERS_REGISTRIES_CONF", &self.registries);
+        command.env(
+            "REGISTRY_AUTH_FILE",
+            self.registries.with_extension("auth.json"),
+        );
         if let Some(storage) = &self.storage {
             command.env("CONTAINERS_STORAGE_CONF", storage);
         }
-        run(command.args(args))
+        command.args(args);
+        command
     }
 }
 

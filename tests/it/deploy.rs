@@ -83,6 +83,24 @@ fn the_manifests_configure_what_there_is_to_configure() {
 }
 
 #[test]
+fn the_readmes_example_of_access_is_accepted() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, section) = readme.split_once("\n## Access\n").unwrap();
+    let (_, example) = section.split_once("\n```toml\n").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("layerhold.toml");
+    fs::write(&file, example.split("```").next().unwrap()).unwrap();
+    let words = ["layerhold", "check", "--config", file.to_str().unwrap()];
+    let Command::Check(options) = Args::parse_from(words).command else {
+        panic!("check is not check");
+    };
+    let home = [("HOME".to_owned(), "/home/ann".to_owned())];
+    let config = Config::load(&options, &home.into_iter().collect()).unwrap();
+    assert!(config.access.authenticates());
+    assert_eq!(config.access.rules.len(), 5);
+}
+
+#[test]
 fn the_readmes_examples_of_credentials_are_accepted() {
     let readme = fs::read_to_string("README.md").unwrap();
     let (_, section) = readme.split_once("\n## Credentials\n").unwrap();

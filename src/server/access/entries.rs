@@ -4,7 +4,6 @@
 //! A file is taken whole or not at all: with a line that means nothing to us it may mean something else to the operator.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,34 +12,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bcrypt::HashParts;
 
 use super::rules::is_reserved;
+use crate::files;
 use crate::net::{Secret, is_identity};
 
 /// Why a file says nobody.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It could not be read.
-    #[error("could not read {}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// It is a directory, a pipe, or something else that is no file.
-    #[error("{} is no regular file", path.display())]
-    NoFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It is larger than such files are.
-    #[error("{} is larger than {bytes_max} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// How large it may be.
-        bytes_max: usize,
-    },
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] files::Error),
     /// It is not UTF-8.
     #[error("{} is not UTF-8", path.display())]
     NotText {
@@ -145,9 +125,13 @@ impl Tokens {
     /// Whose token this is, and by which entry. All are looked at, whichever it is.
     pub(super) fn find(&self, token: &Secret) -> Option<(&str, Fingerprint)> {
         let hash = digest(&SHA256, token.reveal().as_bytes());
-        let is_it = |it: &&Token| verify_slices_are_equal(&it.hash, hash.as_ref()).is_ok();
-        let found = self.0.iter().filter(is_it).last();
-        found.map(|it| (it.name.as_str(), it.entry))
+        let mut found = None;
+        for token in &self.0 {
+            if verify_slices_are_equal(&token.hash, hash.as_ref()).is_ok() {
+                found = Some((token.name.as_str(), token.entry));
+            }
+        }
+        found
     }
 
     /// Whether an identity has this entry yet.

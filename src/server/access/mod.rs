@@ -24,13 +24,11 @@ mod refusal;
 mod challenge;
 mod config;
 mod rules;
-mod pattern;
 
 pub use config::AccessConfig;
 pub use entries::{FileError, fuzz_access_file};
 pub use exchange::fuzz_token_request;
 pub use front::{Access, check_access_files};
-pub use pattern::{InvalidPattern, RepositoryPattern};
 pub use rules::{Action, Rule, Who};
 pub use shown::fuzz_authorization;
 

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::pattern::RepositoryPattern;
 use crate::net::{Identity, Networks};
-use crate::oci::{Namespace, RepositoryName};
+use crate::oci::{Namespace, RepositoryName, RepositoryPattern};
 
 /// One rule. It is about a request when each of its conditions holds; a condition with nothing in it always does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +83,7 @@ impl Rule {
             upstreams,
             repositories,
         } = self;
-        let name = asked.repository.as_str();
+        let name = asked.repository;
         (identities.is_empty() || identities.iter().any(|who| who.is(asked.identity)))
             && (networks.is_empty() || networks.contains(asked.client))
             && (upstreams.is_empty() || upstreams.contains(asked.upstream))

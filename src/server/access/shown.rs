@@ -50,8 +50,8 @@ impl Shown {
         if encoded.len() > BASIC_BYTES_MAX {
             return None;
         }
-        let pair = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
-        let (user, password) = pair.split_once(':')?;
+        let pair = Secret::new(String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?);
+        let (user, password) = pair.reveal().split_once(':')?;
         let is_valid = is_identity(user)
             && password.len() <= PASSWORD_BYTES_MAX
             && !password.contains(char::is_control);
