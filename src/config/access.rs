@@ -16,11 +16,12 @@ use super::file;
 use super::given::{Given, Sources};
 use super::networks::read_networks;
 
-/// Reads the table. Rules may name the upstreams that there are.
+/// Reads the table. Rules may name the upstreams that there are; clients may show `certificates` where they are asked for them.
 pub(super) fn read(
     sources: &Sources<'_>,
     table: file::Access,
     upstreams: &[UpstreamConfig],
+    certificates: bool,
 ) -> Result<AccessConfig, Error> {
     let given = |name: &str, value| sources.key(&format!("access.{name}"), value).given();
     let file = |name: &str, value: Option<Value>| {
@@ -47,7 +48,7 @@ pub(super) fn read(
     Ok(AccessConfig {
         htpasswd_file: file("htpasswd_file", table.htpasswd_file)?,
         tokens_file: file("tokens_file", table.tokens_file)?,
-        certificates: false,
+        certificates,
         external_url: external_url.transpose()?,
         rules: rules.collect::<Result<_, _>>()?,
         admin_networks: networks.map_or_else(|| Ok(loopback()), read_networks)?,

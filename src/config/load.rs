@@ -115,11 +115,15 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
     let (listen, admin_listen) = read_addresses(listen, admin_listen)?;
     let (trusted_proxies, proxy_protocol) =
         peers::read(sources, file.trusted_proxies, file.proxy_protocol)?;
+    let tls = tls::read(sources, "tls", file.tls)?;
+    let certificates = tls
+        .as_ref()
+        .is_some_and(|it| it.clients.ca_file().is_some());
     Ok(Config {
         server: server::Config {
             listen,
             admin_listen,
-            tls: tls::read(sources, "tls", file.tls)?,
+            tls,
             admin_tls: tls::read(sources, "admin_tls", file.admin_tls.map(Into::into))?,
             trusted_proxies,
             proxy_protocol,
@@ -130,7 +134,7 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
             write_idle_timeout: timeouts.write_idle,
             drain_timeout: timeouts.drain,
         },
-        access: access::read(sources, file.access, &upstreams)?,
+        access: access::read(sources, file.access, &upstreams, certificates)?,
         cache: read_cache(options, sources, file.cache, &manifest_bytes, fills_max)?,
         proxy: proxy::Config {
             upstreams,

@@ -105,6 +105,7 @@ impl Metrics {
     /// # Errors
     ///
     /// When one of the names is already taken in `registry`.
+    #[expect(clippy::too_many_lines, reason = "an entry for each metric")]
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let buckets = vec![
             0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
@@ -129,9 +130,12 @@ impl Metrics {
                 ),
                 &["upstream", "endpoint", "outcome"],
             )?,
-            responses: IntCounterVec::new(
-                Opts::new("layerhold_responses_total", "Responses that ended, by how"),
-                &["end"],
+            responses: by_label(
+                registry,
+                "layerhold_responses_total",
+                "Responses that ended, by how",
+                "end",
+                &[End::Complete, End::Failed, End::Abandoned].map(end_label),
             )?,
             connections: IntGauge::new("layerhold_connections", "Open client connections")?,
             connections_limit: IntGauge::new(
@@ -140,10 +144,8 @@ impl Metrics {
             )?,
             accept_errors: by_label(
                 registry,
-                Opts::new(
-                    "layerhold_accept_errors_total",
-                    "Times that no connection could be accepted, by why",
-                ),
+                "layerhold_accept_errors_total",
+                "Times that no connection could be accepted, by why",
                 "reason",
                 &AcceptFault::ALL.map(AcceptFault::label),
             )?,
@@ -163,28 +165,22 @@ impl Metrics {
             )?,
             authentications: by_label(
                 registry,
-                Opts::new(
-                    "layerhold_authentications_total",
-                    "Requests that were asked who they are by, by what they showed",
-                ),
+                "layerhold_authentications_total",
+                "Requests that were asked who they are by, by what they showed",
                 "result",
                 &Authentication::ALL.map(Authentication::label),
             )?,
             denied: by_label(
                 registry,
-                Opts::new(
-                    "layerhold_access_denied_total",
-                    "Requests that the access rules denied",
-                ),
+                "layerhold_access_denied_total",
+                "Requests that the access rules denied",
                 "identity",
                 &[kind(true), kind(false)],
             )?,
             refusals: by_label(
                 registry,
-                Opts::new(
-                    "layerhold_refusals_total",
-                    "Requests and connections refused whatever they ask for, by why",
-                ),
+                "layerhold_refusals_total",
+                "Requests and connections refused whatever they ask for, by why",
                 "reason",
                 &Rejection::ALL.map(Rejection::label),
             )?,
@@ -192,14 +188,10 @@ impl Metrics {
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
-        registry.register(Box::new(metrics.responses.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_limit.clone()))?;
         registry.register(Box::new(metrics.handshakes.clone()))?;
         registry.register(Box::new(metrics.certificate_expiry.clone()))?;
-        for end in [End::Complete, End::Failed, End::Abandoned] {
-            metrics.responses.with_label_values(&[end_label(end)]);
-        }
         Ok(metrics)
     }
 
@@ -314,11 +306,12 @@ impl Authentication {
 /// A counter with a series for each value of its only label, from the start.
 fn by_label(
     registry: &Registry,
-    opts: Opts,
+    name: &str,
+    help: &str,
     label: &str,
     values: &[&str],
 ) -> Result<IntCounterVec, prometheus::Error> {
-    let counter = IntCounterVec::new(opts, &[label])?;
+    let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
     registry.register(Box::new(counter.clone()))?;
     for value in values {
         counter.with_label_values(&[*value]);

@@ -301,7 +301,8 @@ async fn the_log_has_the_name_of_who_asks() {
     ] {
         let shown = clients.vouch_for(common, names);
         let client = scene.authority.client().showing(&shown);
-        assert_eq!(ping(&client, binary.registry).await.unwrap(), 200);
+        let status = if expected.is_some() { 200 } else { 401 };
+        assert_eq!(ping(&client, binary.registry).await.unwrap(), status);
         let line = poll("the line", async || {
             let log = binary.log();
             let mut lines = log.into_iter().filter(|it| it["message"] == "request");
@@ -310,6 +311,7 @@ async fn the_log_has_the_name_of_who_asks() {
         .await;
         seen += 1;
         assert_eq!(line["certificate"].as_str(), expected, "{line}");
+        assert_eq!(line["identity"].as_str(), expected, "{line}");
         assert_eq!(line["tls"], true);
     }
 }

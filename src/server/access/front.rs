@@ -133,8 +133,8 @@ impl Access {
     ) -> Result<Authenticated, Refusal> {
         let terms = self.terms();
         if !terms.config.authenticates() {
-            // Whatever is shown is meant for somebody else.
-            return Ok(Authenticated::NOBODY);
+            // Whatever is shown is meant for somebody else; but the admin port may ask for certificates where this does not.
+            return Ok(certified(visit.peer, Showing::Nothing).unwrap_or(Authenticated::NOBODY));
         }
         let found = match Shown::of(visit.headers) {
             Shown::Nothing => certified(visit.peer, Showing::Nothing)
