@@ -4,7 +4,7 @@ use super::digest::{Digest, InvalidDigest};
 use super::names::{InvalidName, InvalidTag, Reference, RepositoryName, Tag};
 
 /// One API operation of pulling (distribution-spec, "Endpoints").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `/v2/`: is this a registry? (end-1)
     Ping,

@@ -1,6 +1,9 @@
 //! Who we are at a site: perhaps somebody else in some of its repositories.
 
+use std::time::Duration;
+
 use super::config::{CredentialSource, SiteConfig};
+use super::credential::Credential;
 use super::credentials::Credentials;
 use super::token::Tokens;
 use crate::oci::RepositoryName;
@@ -43,6 +46,22 @@ impl Accounts {
             folders,
             rest: account(None, site.credential.clone()),
         }
+    }
+
+    /// Those of a caller, who is the same in all repositories; `pause` is as of ours.
+    pub(super) fn of_caller(upstream: &str, caller: Option<Credential>, pause: Duration) -> Self {
+        Self {
+            folders: Vec::new(),
+            rest: Account {
+                credentials: Credentials::of_caller(upstream, caller, pause),
+                tokens: Tokens::default(),
+            },
+        }
+    }
+
+    /// Whether they are a caller's.
+    pub(super) fn are_callers(&self) -> bool {
+        self.rest.credentials.are_callers()
     }
 
     /// Who we are in this repository, by its name at the site; without one, to the site as such.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::config::{Config, MirrorConfig};
+use super::credential::Credential;
 use super::error::{Class, Error, Fault};
 use super::metrics::Metrics;
 use super::rest::{Entry, Rest, Turn};
@@ -61,6 +62,87 @@ impl Upstream {
             own: Arc::new(Site::new(name, config.own, None, metrics.clone())?),
             offline: config.offline,
         })
+    }
+
+    /// The same registry, asked by a caller with its own credential, or without any, instead of by us. The registry's own
+    /// place alone sees that; mirrors are asked as they are configured. Connections, limits and what is known of hosts are
+    /// shared; tokens are the caller's own, and are used for `tokens_for` at most, so that what the registry says by them is
+    /// no older. Nothing is dialled.
+    pub fn as_caller(&self, caller: Option<Credential>, tokens_for: Duration) -> Self {
+        Self {
+            mirrors: self.mirrors.clone(),
+            own: Arc::new(self.own.as_caller(caller, tokens_for)),
+            offline: self.offline,
+        }
+    }
+
+    /// Asks the registry itself to be let in, to a repository or as such: so that a wrong password is known where it is given.
+    /// A registry that asks nobody who they are lets everybody in. How long the answer is good, where the registry says so.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When the registry or its token server refuses, or gives no valid answer.
+    pub async fn log_in(&self, name: Option<&RepositoryName>) -> Result<Option<Duration>, Error> {
+        self.itself()?.log_in(name).await
+    }
+
+    /// Has the registry itself, and no mirror of it, say that whoever asks may see this manifest or blob, and that it is
+    /// there. As of when that is so: a token that was shown may be older than the question. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When they may not, or there is none, or no valid answer.
+    pub async fn vouch(&self, endpoint: &Endpoint, bytes_max: u64) -> Result<Instant, Error> {
+        let since = self.since(endpoint);
+        let own = self.itself()?;
+        match endpoint {
+            Endpoint::Manifest { name, reference } => {
+                own.vouch_for_manifest(name, reference, bytes_max).await?;
+            }
+            // A redirect may lead to a page to log in at: then the first byte decides.
+            Endpoint::Blob { name, digest } => drop(own.head_blob(name, digest, true).await?),
+            Endpoint::Ping | Endpoint::Tags { .. } | Endpoint::Referrers { .. } => {
+                return Err(own.invalid(Fault::Listing));
+            }
+        }
+        Ok(since)
+    }
+
+    /// As [`Upstream::vouch`], for a list of tags or referrers, with this query; `plausible` says whether it can be one.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// When they may not see it, or there is none, or no valid answer.
+    pub async fn vouch_for_listing(
+        &self,
+        endpoint: &Endpoint,
+        query: &str,
+        bytes_max: u64,
+        plausible: impl Fn(&Listing) -> bool,
+    ) -> Result<Instant, Error> {
+        let since = self.since(endpoint);
+        let own = self.itself()?;
+        let listing = own.listing(endpoint, query, bytes_max).await?;
+        match plausible(&listing) {
+            true => Ok(since),
+            false => Err(own.invalid(Fault::Listing)),
+        }
+    }
+
+    /// As of when an answer is so that is asked for now.
+    fn since(&self, endpoint: &Endpoint) -> Instant {
+        let token = endpoint.name().and_then(|name| self.own.token_since(name));
+        token.unwrap_or_else(Instant::now)
+    }
+
+    fn itself(&self) -> Result<&Arc<Site>, Error> {
+        if self.offline {
+            let host = self.host().to_owned();
+            return Err(Error::Offline { host });
+        }
+        Ok(&self.own)
     }
 
     /// The configured name.
@@ -180,12 +262,9 @@ impl Upstream {
 
     /// The mirrors that are not resting, and the registry itself.
     pub(super) fn places(&self) -> Result<(Vec<Arc<Mirror>>, Arc<Site>), Error> {
-        if self.offline {
-            let host = self.host().to_owned();
-            return Err(Error::Offline { host });
-        }
+        let own = Arc::clone(self.itself()?);
         let mirrors = self.mirrors.iter().filter(|it| !it.is_resting());
-        Ok((mirrors.map(Arc::clone).collect(), Arc::clone(&self.own)))
+        Ok((mirrors.map(Arc::clone).collect(), own))
     }
 
     /// The first valid answer. What goes wrong at a mirror is no news: the registry itself has the last word.

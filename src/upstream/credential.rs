@@ -15,7 +15,7 @@ use crate::net::Secret;
 
 /// A user name and a password. Equal ones are the same to a registry, wherever they come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Credential {
+pub struct Credential {
     username: String,
     password: Secret,
 }
@@ -100,11 +100,22 @@ pub enum CredentialError {
 }
 
 impl Credential {
-    pub(super) fn new(username: &str, password: Secret) -> Self {
+    /// Of this user, whose name has no colon (RFC 7617 §2).
+    pub fn new(username: &str, password: Secret) -> Self {
         Self {
             username: username.to_owned(),
             password,
         }
+    }
+
+    /// The user.
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// The password.
+    pub fn password(&self) -> &Secret {
+        &self.password
     }
 
     /// What a site sees that asks for a password (RFC 7617); nothing where we have none but an identity token.

@@ -42,6 +42,8 @@ pub(super) struct Credentials {
 #[derive(Debug)]
 enum Source {
     Constant(Option<Arc<Credential>>),
+    /// Not ours, but those of somebody who asks us.
+    Caller(Option<Arc<Credential>>),
     File(PasswordFile),
     Helper(Helper),
 }
@@ -130,10 +132,30 @@ impl Credentials {
         }
     }
 
+    /// Those of a caller; `None` is whoever has none.
+    pub(super) fn of_caller(upstream: &str, caller: Option<Credential>, pause: Duration) -> Self {
+        Self {
+            upstream: upstream.to_owned(),
+            repositories: None,
+            source: Source::Caller(caller.map(Arc::new)),
+            refused: Mutex::new(None),
+            pause,
+            paused: Mutex::default(),
+            complaint: Mutex::new(None),
+        }
+    }
+
+    /// Whether they are not ours.
+    pub(super) fn are_callers(&self) -> bool {
+        matches!(self.source, Source::Caller(_))
+    }
+
     /// Who we are now; `None` is nobody. Cancel-safe.
     pub(super) async fn current(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
         let found = match &self.source {
-            Source::Constant(credential) => return Ok(credential.clone()),
+            Source::Constant(credential) | Source::Caller(credential) => {
+                return Ok(credential.clone());
+            }
             Source::File(file) => file.current(false).await,
             Source::Helper(helper) => helper.current().await,
         };
@@ -146,7 +168,9 @@ impl Credentials {
         refused: Option<&Arc<Credential>>,
     ) -> Result<Option<Arc<Credential>>, CredentialError> {
         let found = match &self.source {
-            Source::Constant(credential) => return Ok(credential.clone()),
+            Source::Constant(credential) | Source::Caller(credential) => {
+                return Ok(credential.clone());
+            }
             Source::File(file) => file.current(true).await,
             Source::Helper(helper) => helper.instead_of(refused).await,
         };
@@ -172,6 +196,10 @@ impl Credentials {
             if paused.len() < PAUSED_MAX {
                 paused.insert(name.clone(), (Arc::clone(credential), Instant::now()));
             }
+        }
+        // Whoever shows a wrong password hears of it.
+        if self.are_callers() {
+            return;
         }
         let mut refused = self.refused.lock();
         if refused.as_ref() != Some(credential) {

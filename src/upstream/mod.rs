@@ -13,7 +13,7 @@
 //! as it can be before the proxy looks the name up.
 //!
 //! **What is absent:** no disk but for the files that say who we are and whom we trust, no knowledge of what the bytes are
-//! for, and no credentials of a client's.
+//! for, and no credentials of a client's but where an upstream is asked as that client ([`Upstream::as_caller`]).
 
 mod files;
 mod window;
@@ -33,6 +33,7 @@ mod challenge;
 mod party;
 mod address;
 mod rest;
+mod told;
 mod error;
 mod credentials;
 mod helper;
@@ -47,7 +48,7 @@ pub use config::{
     AddressBook, ClientCertificate, Config, CredentialSource, Egress, FolderCredential,
     MirrorConfig, SiteConfig, TlsConfig,
 };
-pub use credential::CredentialError;
+pub use credential::{Credential, CredentialError};
 pub use egress::{fuzz_no_proxy, fuzz_tunnel_answer};
 pub use error::{Class, Error, Fault};
 pub use files::check_files;

@@ -6,15 +6,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, DATE, IF_RANGE, LOCATION, RANGE,
-    RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, IF_RANGE, LOCATION, RANGE, USER_AGENT,
 };
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -25,14 +24,15 @@ use super::accounts::Accounts;
 use super::challenge::Challenge;
 use super::config::SiteConfig;
 use super::credential::Credential;
+use super::credentials::Credentials;
 use super::dialer;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::party::{self, Realm};
 use super::rest::{Host, Hosts, Trouble};
 use super::token::{Place, Token};
+use super::told::{check_rest, note_rest, retry_after, turned_away};
 use super::transport::{self, Transport, TransportError, Transports};
-use crate::net::{self, http_date};
 use crate::oci::{Endpoint, MANIFEST_ACCEPT, RepositoryName};
 
 /// Sends questions to one registry.
@@ -41,15 +41,17 @@ pub(super) struct Sender {
     /// The configured name, for metrics and logs.
     name: String,
     host: String,
-    config: SiteConfig,
-    transports: Transports,
+    config: Arc<SiteConfig>,
+    transports: Arc<Transports>,
     /// Who of those that it leads to does not answer.
-    hosts: Hosts,
+    hosts: Arc<Hosts>,
     accounts: Accounts,
     /// Whether the site was last seen to ask for a password, which it then gets at once.
-    wants_password: AtomicBool,
+    wants_password: Arc<AtomicBool>,
+    /// How long a token is used at most.
+    tokens_for: Duration,
     /// The token server that the log says is not asked.
-    unasked: Mutex<Option<String>>,
+    unasked: Arc<Mutex<Option<String>>>,
     /// Until when the registry asked not to be asked, and its token server.
     rest_until: Mutex<Option<Instant>>,
     token_rest_until: Mutex<Option<Instant>>,
@@ -87,12 +89,27 @@ type Asked = (Response<Incoming>, Option<HeaderValue>);
 
 /// What there is to get into a repository with.
 struct Entry<'a> {
-    name: &'a RepositoryName,
+    /// `None` where it is only about who we are.
+    name: Option<&'a RepositoryName>,
     credential: Option<&'a Arc<Credential>>,
     /// Of the credential's tokens for the repository.
     place: &'a Place,
     /// What the registry has just refused.
     rejected: Option<&'a HeaderValue>,
+}
+
+impl<'a> Question<'a> {
+    /// A GET or HEAD of an endpoint, through redirects.
+    pub(super) fn new(method: Method, endpoint: &'a Endpoint) -> Self {
+        Self {
+            method,
+            endpoint,
+            range: None,
+            if_range: None,
+            query: "",
+            follows: true,
+        }
+    }
 }
 
 impl Sender {
@@ -107,17 +124,37 @@ impl Sender {
         let except = is_mirror.then(|| host.clone());
         Ok(Self {
             name: name.to_owned(),
-            hosts: Hosts::new(name, except, config.rest, metrics.rests(name)),
+            hosts: Arc::new(Hosts::new(name, except, config.rest, metrics.rests(name))),
             host,
-            transports: transport::clients(&config)?,
+            transports: Arc::new(transport::clients(&config)?),
             accounts: Accounts::new(name, &config),
-            wants_password: AtomicBool::new(false),
-            unasked: Mutex::new(None),
+            wants_password: Arc::default(),
+            tokens_for: Duration::MAX,
+            unasked: Arc::default(),
             rest_until: Mutex::new(None),
             token_rest_until: Mutex::new(None),
-            config,
+            config: Arc::new(config),
             metrics,
         })
+    }
+
+    /// The same site, asked as this caller, by tokens that are used for so long at most. Connections and what is known of
+    /// hosts are shared; what the site said to whom is not: tokens, refusals, and pauses that it asked somebody for.
+    pub(super) fn as_caller(&self, caller: Option<Credential>, tokens_for: Duration) -> Self {
+        Self {
+            name: self.name.clone(),
+            host: self.host.clone(),
+            config: Arc::clone(&self.config),
+            transports: Arc::clone(&self.transports),
+            hosts: Arc::clone(&self.hosts),
+            accounts: Accounts::of_caller(&self.name, caller, self.config.rest),
+            wants_password: Arc::clone(&self.wants_password),
+            tokens_for,
+            unasked: Arc::clone(&self.unasked),
+            rest_until: Mutex::new(None),
+            token_rest_until: Mutex::new(None),
+            metrics: self.metrics.clone(),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -144,14 +181,64 @@ impl Sender {
         self.ask_once(question).await
     }
 
+    /// Asks to be let in, to one repository or as such: for a token where tokens are wanted, by which the repository is then
+    /// asked, else by the password. How long that is good where it is known. Cancel-safe.
+    pub(super) async fn log_in(
+        &self,
+        name: Option<&RepositoryName>,
+    ) -> Result<Option<Duration>, Error> {
+        check_rest(&self.rest_until, &self.host)?;
+        let account = self.accounts.of(name);
+        let credential = self.current(&account.credentials).await?;
+        let ping = Question::new(Method::GET, &Endpoint::Ping);
+        let uri = self.uri(&ping);
+        let ask = |shown| {
+            let request = request(&ping, &uri, shown);
+            self.send(&self.transports.own, request, Endpoint::Ping.label())
+        };
+        let mut response = ask(None).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let challenges = Challenge::all(response.headers());
+            let place = name.map(|name| account.tokens.place(credential.as_ref(), name));
+            let place = place.unwrap_or_default();
+            let entry = Entry {
+                name,
+                credential: credential.as_ref(),
+                place: &place,
+                rejected: None,
+            };
+            let shown = self.authorize(&entry, &challenges).await?;
+            if let Some(left) = place.left() {
+                return Ok(Some(left));
+            }
+            if shown.is_some() {
+                response = ask(shown).await?;
+            }
+        }
+        note_rest(&self.rest_until, response.status(), response.headers());
+        match response.status() {
+            StatusCode::OK => Ok(None),
+            status => Err(turned_away(self.host.clone(), status, response.headers())),
+        }
+    }
+
+    /// When the token was asked for by which a repository is asked now.
+    pub(super) fn token_since(&self, name: &RepositoryName) -> Option<Instant> {
+        self.accounts.of(Some(name)).tokens.since(name)
+    }
+
+    async fn current(&self, of: &Credentials) -> Result<Option<Arc<Credential>>, Error> {
+        let current = of.current().await;
+        current.map_err(|source| {
+            let host = self.host.clone();
+            Error::Credential { host, source }
+        })
+    }
+
     async fn ask_once(&self, question: &Question<'_>) -> Result<Reply, Error> {
         check_rest(&self.rest_until, &self.host)?;
         let credentials = &self.accounts.of(question.endpoint.name()).credentials;
-        let current = credentials.current().await;
-        let mut credential = current.map_err(|source| {
-            let host = self.host.clone();
-            Error::Credential { host, source }
-        })?;
+        let mut credential = self.current(credentials).await?;
         if let (Some(credential), Some(name)) = (&credential, question.endpoint.name())
             && credentials.are_refused(credential, name)
         {
@@ -211,7 +298,7 @@ impl Sender {
         }
         let challenges = Challenge::all(response.headers());
         let entry = Entry {
-            name,
+            name: Some(name),
             credential,
             place: &place,
             rejected: shown.as_ref(),
@@ -357,7 +444,7 @@ impl Sender {
         &self,
         realm: Realm,
         request: Request<Full<Bytes>>,
-        name: &RepositoryName,
+        name: Option<&RepositoryName>,
     ) -> Result<Token, Error> {
         let host = host_of(request.uri());
         let transport = match realm {
@@ -366,7 +453,7 @@ impl Sender {
             Realm::Named => &self.transports.named,
         };
         // All tokens are asked for at one path, and each is another thing.
-        let about = name.as_str();
+        let about = name.map_or("", RepositoryName::as_str);
         let response = self.send_about(transport, request, "token", about).await?;
         note_rest(
             &self.token_rest_until,
@@ -376,24 +463,20 @@ impl Sender {
         match response.status() {
             StatusCode::OK => {}
             // Its word is the registry's: this is who decides about access.
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => {
+            StatusCode::BAD_REQUEST => {
                 let status = StatusCode::UNAUTHORIZED;
                 return Err(Error::Refused { host, status });
             }
-            status @ StatusCode::FORBIDDEN => return Err(Error::Refused { host, status }),
-            status => {
-                let retry_after = retry_after(response.headers());
-                return Err(Error::Status {
-                    host,
-                    status,
-                    retry_after,
-                });
-            }
+            status => return Err(turned_away(host, status, response.headers())),
         }
         let body = Limited::new(response.into_body(), TOKEN_BYTES_MAX).collect();
         let fault = Fault::Token;
         match timeout(self.config.first_byte_timeout, body).await {
-            Ok(Ok(body)) => Token::parse(&body.to_bytes()).ok_or(Error::Invalid { host, fault }),
+            Ok(Ok(body)) => {
+                let token = Token::parse(&body.to_bytes());
+                let token = token.map(|it| it.for_at_most(self.tokens_for));
+                token.ok_or(Error::Invalid { host, fault })
+            }
             Ok(Err(_)) => Err(Error::Invalid { host, fault }),
             Err(_) => Err(self.silent(host, self.config.first_byte_timeout)),
         }
@@ -459,7 +542,10 @@ impl Sender {
             value.split(';').next()?.trim().parse().ok()
         };
         let quota = (said(RATELIMIT_REMAINING), said(RATELIMIT_LIMIT));
-        self.metrics.quota(&self.name, quota);
+        // What is left to one caller is nothing to the others.
+        if !self.accounts.are_callers() {
+            self.metrics.quota(&self.name, quota);
+        }
         note_rest(&self.rest_until, response.status(), response.headers());
     }
 
@@ -535,11 +621,6 @@ const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 /// The pause before the one retry of a request whose connection broke; half of it is left to chance.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// The rest that a registry gets which says 429 and not for how long, and the shortest and the longest that it gets: those
-/// who wait for the end of one that is no pause would ask again all the time.
-const REST_DEFAULT: Duration = Duration::from_secs(5);
-const REST_MIN: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(300);
 /// Registries redirect once or twice.
 const REDIRECTS_MAX: usize = 5;
 /// Tokens with a certificate chain in them are the largest seen, at some 10 KiB.
@@ -582,7 +663,9 @@ fn token_request(
     if let Some(service) = service {
         pairs.append_pair("service", service);
     }
-    pairs.append_pair("scope", &format!("repository:{}:pull", entry.name));
+    if let Some(name) = entry.name {
+        pairs.append_pair("scope", &format!("repository:{name}:pull"));
+    }
     let identity_token = entry.credential.and_then(|it| it.identity_token());
     let mut request = if let Some(identity_token) = identity_token {
         pairs.append_pair("grant_type", "refresh_token");
@@ -627,30 +710,6 @@ fn with_query(uri: &Uri, pairs: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Notes the pause that somebody asks for. Of several that are asked for at once, the longest is meant.
-fn note_rest(until: &Mutex<Option<Instant>>, status: StatusCode, headers: &HeaderMap) {
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        let told = retry_after(headers).unwrap_or(REST_DEFAULT);
-        let told = Instant::now() + told.clamp(REST_MIN, REST_MAX);
-        let mut until = until.lock();
-        *until = (*until).max(Some(told));
-    }
-}
-
-/// Who asked for a pause gets it: until then we answer ourselves what `host` answered.
-fn check_rest(until: &Mutex<Option<Instant>>, host: &str) -> Result<(), Error> {
-    let until = *until.lock();
-    let rest = until.map(|until| until.saturating_duration_since(Instant::now()));
-    match rest.filter(|rest| !rest.is_zero()) {
-        None => Ok(()),
-        Some(rest) => Err(Error::Status {
-            host: host.to_owned(),
-            status: StatusCode::TOO_MANY_REQUESTS,
-            retry_after: Some(rest),
-        }),
-    }
-}
-
 /// What a failure says about the host that was asked; `silence` is about what that was.
 fn trouble(error: &Error, silence: Trouble) -> Option<Trouble> {
     if let Error::Unreachable { source, .. } = error {
@@ -665,37 +724,4 @@ fn host_of(uri: &Uri) -> String {
     let authority = uri.authority().map_or("", Authority::as_str);
     let host = authority.rsplit_once('@').map_or(authority, |(_, it)| it);
     host.to_owned()
-}
-
-/// What the answer asks for. A date in it is by the other side's clock, as its own `Date` is; without that it says nothing.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?;
-    let said_at = headers.get(DATE).and_then(http_date);
-    if said_at.is_none() && http_date(value).is_some() {
-        return None;
-    }
-    net::retry_after(value, said_at.unwrap_or(SystemTime::UNIX_EPOCH))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pitfall_41_of_several_pauses_the_longest_counts() {
-        let until = Mutex::new(None);
-        let left = || check_rest(&until, "a.example").err()?.retry_after();
-        let said = |seconds: &'static str| {
-            HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(seconds))])
-        };
-        note_rest(&until, StatusCode::SERVICE_UNAVAILABLE, &said("60"));
-        assert_eq!(left(), None);
-        for headers in [said("60"), said("1"), said("0"), HeaderMap::new()] {
-            note_rest(&until, StatusCode::TOO_MANY_REQUESTS, &headers);
-            assert!(left() > Some(Duration::from_secs(50)), "{headers:?}");
-        }
-        note_rest(&until, StatusCode::TOO_MANY_REQUESTS, &said("3600"));
-        assert!(left() > Some(Duration::from_secs(200)));
-        assert!(left() <= Some(REST_MAX));
-    }
 }

@@ -9,10 +9,11 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::body::{Body, Places};
 use super::config::SiteConfig;
+use super::credential::Credential;
 use super::error::{Error, Fault};
 use super::metrics::Metrics;
 use super::sender::{Question, Reply, Sender};
@@ -125,6 +126,49 @@ impl Site {
         })
     }
 
+    /// The same place, asked as this caller, by tokens that are used for so long at most.
+    pub(super) fn as_caller(&self, caller: Option<Credential>, tokens_for: Duration) -> Self {
+        Self {
+            sender: self.sender.as_caller(caller, tokens_for),
+            prefix: self.prefix.clone(),
+            idle_timeout: self.idle_timeout,
+            parallel_ranges: self.parallel_ranges,
+            patience: self.patience,
+            places: Arc::clone(&self.places),
+            blob_places: Arc::clone(&self.blob_places),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// Asks to be let in, to a repository or as such. Cancel-safe.
+    pub(super) async fn log_in(
+        &self,
+        name: Option<&RepositoryName>,
+    ) -> Result<Option<Duration>, Error> {
+        let _place = self.place(&self.places).await?;
+        self.sender.log_in(name).await
+    }
+
+    /// Asks whether there is such a manifest, or one under such a tag, until there is no doubt. Cancel-safe.
+    pub(super) async fn vouch_for_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+        bytes_max: u64,
+    ) -> Result<(), Error> {
+        let head = self.head_manifest(name, reference).await?;
+        // Anything else may be somebody's page to log in at.
+        if !head.media_type.is_some_and(|it| it.is_manifest()) {
+            self.manifest(name, reference, bytes_max).await?;
+        }
+        Ok(())
+    }
+
+    /// When the token was asked for by which a repository is asked now.
+    pub(super) fn token_since(&self, name: &RepositoryName) -> Option<Instant> {
+        self.sender.token_since(name)
+    }
+
     /// The configured name.
     pub(super) fn name(&self) -> &str {
         self.sender.name()
@@ -149,13 +193,15 @@ impl Site {
             name: name.clone(),
             reference: reference.clone(),
         })?;
-        let (mut reply, _place) = self.ask(&question(Method::HEAD, &endpoint)).await?;
+        let (mut reply, _place) = self.ask(&Question::new(Method::HEAD, &endpoint)).await?;
         // Some registries let GET through and HEAD not: then a GET decides, whose body is dropped.
         if matches!(
             reply.response.status(),
             StatusCode::UNAUTHORIZED | StatusCode::METHOD_NOT_ALLOWED
         ) {
-            reply = self.answered(&question(Method::GET, &endpoint)).await?;
+            reply = self
+                .answered(&Question::new(Method::GET, &endpoint))
+                .await?;
         }
         self.manifest_head(reply.successful()?.response.headers())
     }
@@ -175,7 +221,7 @@ impl Site {
             name: name.clone(),
             reference: reference.clone(),
         })?;
-        let (reply, place) = self.ask(&question(Method::GET, &endpoint)).await?;
+        let (reply, place) = self.ask(&Question::new(Method::GET, &endpoint)).await?;
         let reply = reply.successful()?;
         let headers = reply.response.headers();
         self.check_no_page(headers)?;
@@ -203,7 +249,7 @@ impl Site {
         let endpoint = self.there(endpoint.clone())?;
         let question = Question {
             query,
-            ..question(Method::GET, &endpoint)
+            ..Question::new(Method::GET, &endpoint)
         };
         let (reply, place) = self.ask(&question).await?;
         let reply = reply.successful()?;
@@ -239,7 +285,7 @@ impl Site {
         })?;
         let question = Question {
             follows: false,
-            ..question(Method::HEAD, &endpoint)
+            ..Question::new(Method::HEAD, &endpoint)
         };
         let (reply, place) = self.ask(&question).await?;
         let status = reply.response.status();
@@ -334,7 +380,7 @@ impl Site {
         let question = Question {
             range,
             if_range,
-            ..question(Method::GET, &endpoint)
+            ..Question::new(Method::GET, &endpoint)
         };
         let (reply, place) = self.ask(&question).await?;
         let reply = reply.successful()?;
@@ -521,18 +567,6 @@ impl Site {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes.freeze())
-    }
-}
-
-/// A GET or HEAD of an endpoint, through redirects.
-fn question(method: Method, endpoint: &Endpoint) -> Question<'_> {
-    Question {
-        method,
-        endpoint,
-        range: None,
-        if_range: None,
-        query: "",
-        follows: true,
     }
 }
 

@@ -57,6 +57,10 @@ struct Exchanged {
 pub(super) struct Token {
     authorization: HeaderValue,
     good_until: Instant,
+    /// Until when the token server says that it is good.
+    ends: Instant,
+    /// What it says was so at this moment, or later.
+    since: Instant,
 }
 
 /// What a token server answers. `issued_at` is not looked at: it is the time of another clock than ours, and a token that
@@ -89,9 +93,24 @@ impl Tokens {
         }
         Arc::clone(places.entry(name.clone()).or_default())
     }
+
+    /// When the token was asked for that is good for this repository now, whoever owns it.
+    pub(super) fn since(&self, name: &RepositoryName) -> Option<Instant> {
+        let place = self.kept.lock().places.get(name).cloned()?;
+        let token = place.token.lock();
+        let token = token.as_ref().filter(|it| Instant::now() < it.good_until);
+        token.map(|it| it.since)
+    }
 }
 
 impl Place {
+    /// For how long the token is good yet, if there is one, whether or not it is used for as long.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let ends = self.token.lock().as_ref()?.ends;
+        let left = ends.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
     /// The token that is still good.
     pub(super) fn token(&self) -> Option<HeaderValue> {
         let token = self.token.lock();
@@ -129,7 +148,8 @@ impl Turn<'_> {
 
     /// Keeps what an exchange came to, for us and for those who wait.
     pub(super) fn end(mut self, exchanged: Result<Token, Error>) -> Result<HeaderValue, Error> {
-        let outcome = exchanged.map(|token| {
+        let outcome = exchanged.map(|mut token| {
+            token.since = self.came;
             let authorization = token.authorization.clone();
             *self.place.token.lock() = Some(token);
             authorization
@@ -156,10 +176,20 @@ impl Token {
             .unwrap_or(GOOD_FOR_DEFAULT)
             .min(GOOD_FOR_MAX)
             .mul_f64(0.9);
+        let now = Instant::now();
         Some(Self {
             authorization,
-            good_until: Instant::now() + good_for,
+            good_until: now + good_for,
+            ends: now + good_for,
+            since: now,
         })
+    }
+
+    /// The same, used for no longer than this.
+    pub(super) fn for_at_most(mut self, max: Duration) -> Self {
+        let until = Instant::now().checked_add(max);
+        self.good_until = until.map_or(self.good_until, |it| it.min(self.good_until));
+        self
     }
 }
 
