@@ -148,6 +148,8 @@ pub(super) struct Upstream {
     pub(super) fresh_for: Option<Value>,
     pub(super) usable_for: Option<Value>,
     pub(super) offline: Option<Value>,
+    pub(super) access: Option<Value>,
+    pub(super) caller_grant_ttl: Option<Value>,
     pub(super) tags: Vec<Tags>,
     pub(super) mirror: Vec<Mirror>,
     pub(super) credential: Vec<Credential>,

@@ -20,6 +20,7 @@ mod descriptors;
 mod upstreams;
 mod access;
 mod limits;
+mod callers;
 mod peers;
 mod sandbox;
 mod sites;

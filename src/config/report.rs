@@ -7,11 +7,12 @@ use tracing::Level;
 
 use crate::cache::{self, Share};
 use crate::net::{DurationText, SizeText};
-use crate::proxy::{Freshness, UpstreamConfig};
+use crate::proxy::{Access, Freshness, UpstreamConfig};
 use crate::server::{ClientCertificates, TlsConfig};
 use crate::upstream::{CredentialSource, Egress, FolderCredential, MirrorConfig, SiteConfig};
 
 use super::access;
+use super::callers::CALLER;
 use super::effective::{Config, Log, LogFormat, Sandbox};
 use super::sites::{NO_PROXY, no_egress};
 
@@ -251,6 +252,10 @@ fn write_upstream(
     }
     if upstream.connection.offline {
         writeln!(out, "offline = true")?;
+    }
+    if let Access::Caller { grant_ttl } = upstream.access {
+        writeln!(out, "access = {}", quoted(CALLER))?;
+        writeln!(out, "caller_grant_ttl = \"{}\"", DurationText(grant_ttl))?;
     }
     write_site(out, &upstream.connection.own)?;
     write_folders(out, "upstream", &upstream.connection.own)?;

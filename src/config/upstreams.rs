@@ -4,10 +4,11 @@ use regex::Regex;
 use toml::Value;
 
 use crate::oci::Namespace;
-use crate::proxy::{Freshness, TagRule, UpstreamConfig};
+use crate::proxy::{Access, Freshness, TagRule, UpstreamConfig};
 use crate::upstream;
 
 use super::addresses::{URL, is_authority, read_url};
+use super::callers;
 use super::error::{At, Error};
 use super::file;
 use super::given::{Given, Sources, ordered};
@@ -84,6 +85,7 @@ impl List {
                 retry_after: defaults.retry_after,
             },
             tags: Vec::new(),
+            access: Access::Shared,
         }))
     }
 
@@ -143,6 +145,8 @@ impl List {
             table: format!("upstream[{label}]"),
         };
         sites::read(&keys, site, &mut upstream.connection.own)?;
+        let access = (table.access, table.caller_grant_ttl);
+        upstream.access = callers::read(place, access, &upstream.connection)?;
         for (nth, mirror) in table.mirror.into_iter().enumerate() {
             let table = format!("upstream[{label}].mirror[{}]", nth + 1);
             let mirror = sites::mirror(&Keys { sources, table }, mirror, defaults)?;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::registry::Registry;
 use super::stream::BlobStream;
 use crate::oci::{Digest, Endpoint, MediaType};
+use crate::upstream::Credential;
 use std::sync::Arc;
 
 /// One client request for content.
@@ -45,11 +46,23 @@ pub enum Method {
     Head,
 }
 
-/// On whose behalf a pull is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// On whose behalf a pull is made. Only an upstream that decides by its callers' rights ever hears of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Nobody in particular: what the upstream lets us have, everybody may.
+    /// Somebody who says nothing of who they are at the upstream.
     Anyone,
+    /// Somebody with a user name and a password of their own at the upstream.
+    Own(Arc<Credential>),
+}
+
+impl Caller {
+    /// What they have for the upstream.
+    pub fn credential(&self) -> Option<&Credential> {
+        match self {
+            Self::Anyone => None,
+            Self::Own(credential) => Some(credential),
+        }
+    }
 }
 
 /// What the proxy decided to return, before HTTP.

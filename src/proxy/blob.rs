@@ -16,6 +16,7 @@ use super::flights::Flights;
 use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::registry::Registry;
+use super::seen::Seen;
 use super::stream::BlobStream;
 use super::window::{FillWindows, Windows};
 use crate::cache::{
@@ -28,7 +29,7 @@ use crate::upstream::{self, BlobHead, Fault, Source, Sources, Transfer};
 #[derive(Debug)]
 pub(super) struct Blobs {
     cache: Cache,
-    heads: Flights<(Repository, Digest), Result<BlobHead, Arc<upstream::Error>>>,
+    heads: Flights<(Seen, Digest), Result<BlobHead, Arc<upstream::Error>>>,
     refusals: Refusals,
     fills: Fills,
     windows: Windows,
@@ -80,12 +81,12 @@ impl Blobs {
     pub(super) fn forget(&self, purge: &Purge) {
         self.refusals.forget(purge);
         self.heads
-            .part_from(|(repository, digest)| purge.is_about(repository, digest));
+            .part_from(|(seen, digest)| purge.is_about(&seen.repository, digest));
     }
 
     /// A refusal stands in the way of asking, not of what is here.
-    fn check_refusal(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        match self.refusals.standing(repository, digest, Subject::Blob) {
+    fn check_refusal(&self, seen: &Seen, digest: &Digest) -> Result<(), Error> {
+        match self.refusals.standing(seen, digest, Subject::Blob) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -126,6 +127,7 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Content, Error> {
         let detour = || self.detour(registry, name, digest);
+        let seen = registry.seen(name);
         let granted = self.granted(repository, digest).await;
         let mut proven = granted.is_some();
         let mut size_then = granted.and_then(|granted| granted.size);
@@ -167,23 +169,25 @@ impl Blobs {
                     continue;
                 }
                 Joined::First(filler, follower) => {
-                    self.check_refusal(repository, digest)?;
-                    self.spawn_fill(*filler, registry.source(name), repository.clone());
+                    self.check_refusal(&seen, digest)?;
+                    self.spawn_fill(*filler, registry.source(name), seen.clone());
                     (follower, Outcome::Miss)
                 }
             };
-            let is_strangers = !follower.is_through(repository);
+            // Whoever brings it there or as another caller is somebody else: what they are refused says nothing of this one.
+            let is_strangers = !follower.is_through(repository)
+                || (outcome == Outcome::Join && registry.asker().is_caller());
             match self.follow(follower, outcome, digest, detour()).await {
                 Err(Followed::Again) => debug!(%digest, "fill was abandoned, asking again"),
                 // What another repository has not says nothing of this one, however often it is asked for there. The
                 // deadline is the limit.
                 Err(Followed::Failed(error)) if is_strangers && !matches!(error, Error::Busy) => {
-                    self.check_refusal(repository, digest)?;
+                    self.check_refusal(&seen, digest)?;
                     attempts -= 1;
                 }
                 // Somebody else's failure, which may be of another endpoint: we have not asked yet.
                 Err(Followed::Failed(_)) if outcome == Outcome::Join && followed == 0 => {
-                    self.check_refusal(repository, digest)?;
+                    self.check_refusal(&seen, digest)?;
                     followed += 1;
                 }
                 Err(Followed::Failed(error)) => return Err(error),
@@ -235,19 +239,20 @@ impl Blobs {
     }
 
     /// Brings a blob, whoever waits for it and whoever leaves.
-    fn spawn_fill(&self, filler: Filler, source: Source, repository: Repository) {
+    fn spawn_fill(&self, filler: Filler, source: Source, seen: Seen) {
         let (cache, refusals) = (self.cache.clone(), self.refusals.clone());
         let digest = *filler.digest();
         let sources = self.fills.begin(&digest, source, self.windows.of_fill());
         self.tracker.spawn(async move {
             let asked = refusals.now();
-            let (error, excused) = match fill(&cache, filler, &sources.list(), &repository).await {
+            let repository = &seen.repository;
+            let (error, excused) = match fill(&cache, filler, &sources.list(), repository).await {
                 Ok(()) => return,
                 Err(Unfilled { error, excused }) => (error, excused),
             };
             // The next who asks gets the registry's own bytes, from the first on.
             if !excused {
-                let key = (repository.clone(), digest, Subject::Blob);
+                let key = (seen.clone(), digest, Subject::Blob);
                 refusals.remember(&key, &error, asked);
             }
             let (namespace, name, chain) = (
@@ -266,7 +271,7 @@ impl Blobs {
     fn detour(&self, registry: &Arc<Registry>, name: &RepositoryName, digest: &Digest) -> Detour {
         Detour::new(
             *digest,
-            registry.repository(name),
+            registry.seen(name),
             registry.source(name),
             Arc::clone(&self.bypasses),
             self.refusals.clone(),
@@ -292,12 +297,12 @@ impl Blobs {
             Held::Nothing => None,
             Held::Bytes(size) => size,
         };
-        let repository = registry.repository(name);
-        self.check_refusal(&repository, digest)?;
-        let (key, asked) = ((repository.clone(), *digest), self.cache.purges().now());
+        let seen = registry.seen(name);
+        self.check_refusal(&seen, digest)?;
+        let (key, asked) = ((seen.clone(), *digest), self.cache.purges().now());
         let answer = self.heads.run(key, || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
-            let (cache, repository) = (self.cache.clone(), repository.clone());
+            let (cache, repository) = (self.cache.clone(), seen.repository.clone());
             let metrics = self.metrics.clone();
             async move {
                 let mut head = upstream.head_blob(&name, &digest, here).await;
@@ -324,7 +329,7 @@ impl Blobs {
                 subject: Subject::Blob,
                 source,
             };
-            let key = (repository, *digest, Subject::Blob);
+            let key = (seen, *digest, Subject::Blob);
             self.refusals.remember(&key, &error, asked);
             error
         })

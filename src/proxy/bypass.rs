@@ -11,7 +11,8 @@ use tracing::{debug, warn};
 
 use super::error::{Error, StreamError, Subject};
 use super::refusals::Refusals;
-use crate::cache::{Handover, Moment, Repository};
+use super::seen::Seen;
+use crate::cache::{Handover, Moment};
 use crate::oci::{Digest, Digester};
 use crate::upstream::{self, Source, Sources, Transfer};
 
@@ -19,7 +20,7 @@ use crate::upstream::{self, Source, Sources, Transfer};
 #[derive(Debug)]
 pub(super) struct Detour {
     digest: Digest,
-    repository: Repository,
+    seen: Seen,
     source: Source,
     places: Arc<Semaphore>,
     /// The place that is held already, to the end of all that is read.
@@ -54,7 +55,7 @@ pub(super) struct Bypass {
 impl Detour {
     pub(super) fn new(
         digest: Digest,
-        repository: Repository,
+        seen: Seen,
         source: Source,
         places: Arc<Semaphore>,
         refusals: Refusals,
@@ -62,7 +63,7 @@ impl Detour {
         let asked = refusals.now();
         Self {
             digest,
-            repository,
+            seen,
             source,
             places,
             place: None,
@@ -91,8 +92,8 @@ impl Detour {
     pub(super) fn found_wrong(&self, is_excused: bool) {
         let expected = self.digest;
         warn!(
-            namespace = %self.repository.namespace,
-            repository = %self.repository.name,
+            namespace = %self.seen.repository.namespace,
+            repository = %self.seen.repository.name,
             digest = %expected,
             "wrong bytes on the way around the cache"
         );
@@ -100,7 +101,7 @@ impl Detour {
             return;
         }
         let error = Error::Mismatch { expected };
-        let key = (self.repository.clone(), expected, Subject::Blob);
+        let key = (self.seen.clone(), expected, Subject::Blob);
         self.refusals.remember(&key, &error, self.asked);
     }
 

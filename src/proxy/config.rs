@@ -37,6 +37,20 @@ pub struct UpstreamConfig {
     pub freshness: Freshness,
     /// Rules for some of its tags; the first that matches decides.
     pub tags: Vec<TagRule>,
+    /// Whose rights decide what a client may have of it.
+    pub access: Access,
+}
+
+/// Whose rights decide what a client may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Ours: what the upstream lets us have, every client may have that is let in here.
+    Shared,
+    /// The caller's own: what the upstream lets the client itself have.
+    Caller {
+        /// How long the upstream's yes to a caller, for one repository, is believed at most.
+        grant_ttl: Duration,
+    },
 }
 
 /// How long a tag's answer is good.

@@ -12,11 +12,13 @@ use super::answer::{Answer, Body, Caller, Content, Method, Outcome, Pull};
 use super::blob::Blobs;
 use super::config::{Config, UpstreamConfig};
 use super::error::{Error, Subject};
+use super::gate::Gate;
 use super::listing::Listings;
 use super::manifest::{Manifests, Served, invalid};
 use super::metrics::Metrics;
 use super::refusals::Refusals;
 use super::registry::Registry;
+use super::rights::Rights;
 use super::routes::{Requested, Route, Routes};
 use super::tag::{Asking, How, Resolved, Tags, Word};
 use crate::cache::{Cache, Purge, PurgeError, Purged, Repository};
@@ -34,6 +36,8 @@ pub struct Proxy {
     manifests: Manifests,
     tags: Tags,
     listings: Listings,
+    gate: Gate,
+    negative_for: Duration,
     cache: Cache,
     metrics: Metrics,
     tracker: TaskTracker,
@@ -67,8 +71,18 @@ impl Proxy {
             config.negative_for,
             tracker.clone(),
         );
+        let rights = |upstream: &str, good_for| {
+            let refused_for = config.negative_for;
+            Rights::new(
+                upstream,
+                good_for,
+                refused_for,
+                metrics.clone(),
+                tracker.clone(),
+            )
+        };
         Ok(Self {
-            routes: RwLock::new(routes(&config.upstreams, upstream_metrics)?),
+            routes: RwLock::new(routes(&config.upstreams, upstream_metrics, rights)?),
             upstream_metrics: upstream_metrics.clone(),
             blobs: Blobs::new(
                 cache.clone(),
@@ -80,6 +94,8 @@ impl Proxy {
             manifests,
             tags,
             listings: Listings::new(cache.purges().clone()),
+            gate: Gate::new(cache.clone(), config.manifest_bytes_max),
+            negative_for: config.negative_for,
             cache: cache.clone(),
             metrics: metrics.clone(),
             tracker: tracker.clone(),
@@ -100,6 +116,35 @@ impl Proxy {
         routes.ok_or_else(unknown)?.route(requested)
     }
 
+    /// Has an upstream that decides by its callers' rights say whether it knows this caller: for a repository of it, by a token
+    /// with which the next pulls ask, or as such. How long that is good, where the upstream says so. A yes is no right yet.
+    ///
+    /// # Errors
+    ///
+    /// When it does not know them, or cannot say.
+    pub async fn log_in(
+        &self,
+        registry: &Registry,
+        caller: &Caller,
+        name: Option<&RepositoryName>,
+    ) -> Result<Option<Duration>, Error> {
+        let view = registry.as_caller(caller.credential());
+        let asked = timeout_at(self.deadline(), view.upstream().log_in(name)).await;
+        let allowed = self.answer_timeout;
+        let asked = asked.map_err(|_| Error::Deadline { allowed })?;
+        asked.map_err(|source| Error::Upstream {
+            subject: Subject::Listing,
+            source: Arc::new(source),
+        })
+    }
+
+    /// The upstreams that decide by their callers' rights.
+    pub fn callers_registries(&self) -> Vec<Arc<Registry>> {
+        let routes = self.routes.read();
+        let all = routes.as_deref().map_or_else(Vec::new, Routes::registries);
+        all.into_iter().filter(|it| it.is_callers()).collect()
+    }
+
     /// Takes other upstreams from the next request on; nothing is dialled. What is in progress ends with those it began
     /// with. Everything else of the configuration stays as it was.
     ///
@@ -107,7 +152,11 @@ impl Proxy {
     ///
     /// When a client for one of them cannot be made; then all stay as they were.
     pub fn reload(&self, upstreams: &[UpstreamConfig]) -> Result<(), TransportError> {
-        let routes = routes(upstreams, &self.upstream_metrics)?;
+        let rights = |upstream: &str, good_for| {
+            let (metrics, tracker) = (self.metrics.clone(), self.tracker.clone());
+            Rights::new(upstream, good_for, self.negative_for, metrics, tracker)
+        };
+        let routes = routes(upstreams, &self.upstream_metrics, rights)?;
         *self.routes.write() = routes;
         Ok(())
     }
@@ -189,6 +238,9 @@ impl Proxy {
         self.manifests.forget(purge, manifests);
         self.blobs.forget(purge);
         self.listings.forget(purge);
+        for registry in self.callers_registries() {
+            registry.rights().inspect(|it| it.forget_refusals());
+        }
         let tags = self.tags.forget(purge);
         let (purged, _) = removed?;
         self.metrics.purged(purge);
@@ -214,9 +266,24 @@ impl Proxy {
     }
 
     async fn answer(&self, pull: &Pull) -> Result<Answer, Error> {
+        let Some(registry) = Box::pin(self.gate.pass(pull)).await? else {
+            return self.answer_within(pull).await;
+        };
+        // From here on the registry is asked as the caller, whatever it is asked.
+        let pull = Pull {
+            registry,
+            ..pull.clone()
+        };
+        let answered = self.answer_within(&pull).await;
+        if let Err(error) = &answered {
+            self.gate.contradicted(&pull, error);
+        }
+        answered
+    }
+
+    /// Answers somebody who may have it, if it is there.
+    async fn answer_within(&self, pull: &Pull) -> Result<Answer, Error> {
         let registry = &pull.registry;
-        // A caller of its own rights is checked here when there is one.
-        let Caller::Anyone = pull.caller;
         let content = match &pull.endpoint {
             Endpoint::Ping => return Ok(Answer::Pong),
             Endpoint::Blob { name, digest } => {
@@ -402,10 +469,11 @@ impl Proxy {
 fn routes(
     upstreams: &[UpstreamConfig],
     metrics: &upstream::Metrics,
+    rights: impl Fn(&str, Duration) -> Rights,
 ) -> Result<Option<Arc<Routes>>, TransportError> {
     let registries: Vec<Arc<Registry>> = upstreams
         .iter()
-        .map(|upstream| Registry::new(upstream.clone(), metrics).map(Arc::new))
+        .map(|upstream| Registry::new(upstream.clone(), metrics, &rights).map(Arc::new))
         .collect::<Result<_, _>>()?;
     Ok(Routes::new(&registries).map(Arc::new))
 }

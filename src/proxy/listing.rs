@@ -14,7 +14,8 @@ use tracing::warn;
 use super::answer::{Asked, Listing, Outcome};
 use super::error::{Error, Subject};
 use super::registry::Registry;
-use crate::cache::{Purge, Purges, Repository};
+use super::seen::Seen;
+use crate::cache::{Purge, Purges};
 use crate::net::Chain;
 use crate::oci::Endpoint;
 use crate::upstream;
@@ -26,7 +27,7 @@ pub(super) struct Listings {
     purges: Purges,
 }
 
-type Key = (Repository, String);
+type Key = (Seen, String);
 
 impl Listings {
     pub(super) fn new(purges: Purges) -> Self {
@@ -50,10 +51,7 @@ impl Listings {
         let is_tags = matches!(endpoint, Endpoint::Tags { .. });
         let query = forwarded(asked.query.as_deref().unwrap_or_default(), is_tags);
         let name = endpoint.name().ok_or(Error::Lost)?;
-        let key = (
-            registry.repository(name),
-            format!("{}?{query}", endpoint.path()),
-        );
+        let key = (registry.seen(name), format!("{}?{query}", endpoint.path()));
         let freshness = registry.listing_freshness();
         if let Some((at, listing)) = self.heard.get(&key)
             && at.elapsed() < freshness.fresh_for
@@ -69,7 +67,7 @@ impl Listings {
                 let heard = (Instant::now(), Arc::clone(&listing));
                 self.heard.insert(key.clone(), heard);
                 // Asked after it is there, so that a purge finds it or is found.
-                if self.purges.hit_repository(moment, &key.0) {
+                if self.purges.hit_repository(moment, &key.0.repository) {
                     self.heard.invalidate(&key);
                 }
                 (listing, Outcome::Forwarded)
@@ -97,7 +95,7 @@ impl Listings {
             return;
         };
         for (key, _) in &self.heard {
-            if key.0 == *purged {
+            if key.0.repository == *purged {
                 self.heard.invalidate(key.as_ref());
             }
         }
@@ -142,12 +140,12 @@ const PAIRS_MAX: usize = 8;
 const PAIR_BYTES_MAX: usize = 2048;
 
 /// Tag lists of one page are larger than manifests may be: a hundred thousand tags are some megabytes.
-const LISTING_BYTES_MAX: u64 = 16 << 20;
+pub(super) const LISTING_BYTES_MAX: u64 = 16 << 20;
 /// What an entry costs besides its bytes.
 const ENTRY_BYTES: usize = 512;
 
 /// A list that is one, with a link that can be followed: anything else is somebody's web page.
-fn is_plausible(listing: &upstream::Listing, is_tags: bool) -> bool {
+pub(super) fn is_plausible(listing: &upstream::Listing, is_tags: bool) -> bool {
     let key = if is_tags { "tags" } else { "manifests" };
     let value: Option<Value> = serde_json::from_slice(&listing.bytes).ok();
     let is_list =

@@ -15,6 +15,7 @@ use super::flights::Flights;
 use super::metrics::Metrics;
 use super::refusals::{Key, Refusals};
 use super::registry::Registry;
+use super::seen::Seen;
 use crate::cache::{
     Blob, Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, ReadError,
     Repository,
@@ -27,7 +28,7 @@ use crate::upstream::{self, Fault, ManifestHead};
 pub(super) struct Manifests {
     cache: Cache,
     memory: Memory<Digest, Bytes>,
-    heads: Arc<Flights<(Repository, Digest), Head>>,
+    heads: Arc<Flights<(Seen, Digest), Head>>,
     refusals: Refusals,
     metrics: Metrics,
     bytes_max: u64,
@@ -116,7 +117,7 @@ impl Manifests {
             }
             let (bytes, media_type) = match (self.cache.join(digest, &repository).await, granted) {
                 (Joined::First(filler, _), _) => {
-                    self.check_refusal(&repository, digest)?;
+                    self.check_refusal(&registry.seen(name), digest)?;
                     return self.fetch(Some(*filler), registry, name, digest).await;
                 }
                 (Joined::Unreadable(_), _) => return self.around(registry, name, digest).await,
@@ -145,6 +146,10 @@ impl Manifests {
                         Along::Failed(_) if !followed => {
                             followed = true;
                             continue;
+                        }
+                        // Another caller's failure is never this one's answer.
+                        Along::Failed(_) if registry.asker().is_caller() => {
+                            return self.around(registry, name, digest).await;
                         }
                         Along::Failed(error) => return Err(error),
                         Along::Unreadable => return self.around(registry, name, digest).await,
@@ -219,7 +224,7 @@ impl Manifests {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Served, Error> {
-        self.check_refusal(&registry.repository(name), digest)?;
+        self.check_refusal(&registry.seen(name), digest)?;
         self.fetch(None, registry, name, digest).await
     }
 
@@ -341,7 +346,7 @@ impl Manifests {
             self.memory.invalidate(digest);
         }
         self.heads
-            .part_from(|(repository, digest)| purge.is_about(repository, digest));
+            .part_from(|(seen, digest)| purge.is_about(&seen.repository, digest));
     }
 
     /// Brings a manifest, whoever waits for it and whoever leaves; without a filler only into memory.
@@ -382,7 +387,7 @@ impl Manifests {
                     }
                 }
                 Err(source) => {
-                    let key = (repository, digest, Subject::Manifest);
+                    let key = (registry.seen(&name), digest, Subject::Manifest);
                     let error = this.fetch_failed(&key, filler, source, asked);
                     let _ = sender.send(Err(error));
                 }
@@ -418,11 +423,8 @@ impl Manifests {
     }
 
     /// A refusal stands in the way of asking, not of what is here.
-    fn check_refusal(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        match self
-            .refusals
-            .standing(repository, digest, Subject::Manifest)
-        {
+    fn check_refusal(&self, seen: &Seen, digest: &Digest) -> Result<(), Error> {
+        match self.refusals.standing(seen, digest, Subject::Manifest) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -435,10 +437,10 @@ impl Manifests {
         digest: &Digest,
         here: Option<u64>,
     ) -> Result<ManifestHead, Error> {
-        let repository = registry.repository(name);
-        self.check_refusal(&repository, digest)?;
+        let seen = registry.seen(name);
+        self.check_refusal(&seen, digest)?;
         let asked = self.cache.purges().now();
-        let answer = self.heads.run((repository.clone(), *digest), || {
+        let answer = self.heads.run((seen.clone(), *digest), || {
             let (upstream, name, digest) = (Arc::clone(registry.upstream()), name.clone(), *digest);
             let reference = Reference::Digest(digest);
             async move {
@@ -451,7 +453,7 @@ impl Manifests {
                 subject: Subject::Manifest,
                 source,
             };
-            let key = (repository, *digest, Subject::Manifest);
+            let key = (seen, *digest, Subject::Manifest);
             self.refusals.remember(&key, &error, asked);
             error
         })

@@ -12,6 +12,22 @@ pub struct Metrics {
     deduplicated: IntCounterVec,
     windows: IntCounterVec,
     window_bytes: IntCounterVec,
+    rights: IntCounterVec,
+}
+
+/// How it was decided whether a caller may go in, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RightLabel {
+    /// By the registry's yes of a moment ago.
+    Held,
+    /// The registry said yes.
+    Granted,
+    /// The registry said no.
+    Refused,
+    /// By the registry's no of a moment ago.
+    Remembered,
+    /// The registry could not say.
+    Unavailable,
 }
 
 /// How a window ended, as a label.
@@ -57,7 +73,15 @@ impl Metrics {
                 ),
                 &["upstream"],
             )?,
+            rights: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_rights_total",
+                    "Decisions whether a caller may have what it asks for, by what they rest on",
+                ),
+                &["upstream", "result"],
+            )?,
         };
+        registry.register(Box::new(metrics.rights.clone()))?;
         registry.register(Box::new(metrics.purged.clone()))?;
         registry.register(Box::new(metrics.deduplicated.clone()))?;
         registry.register(Box::new(metrics.windows.clone()))?;
@@ -93,8 +117,25 @@ impl Metrics {
             .inc_by(bytes);
     }
 
+    pub(super) fn right(&self, upstream: &str, result: RightLabel) {
+        let labels = [upstream, result.as_str()];
+        self.rights.with_label_values(&labels).inc();
+    }
+
     pub(super) fn window_ended(&self, how: WindowLabel) {
         self.windows.with_label_values(&[how.as_str()]).inc();
+    }
+}
+
+impl RightLabel {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Granted => "granted",
+            Self::Refused => "refused",
+            Self::Remembered => "remembered",
+            Self::Unavailable => "unavailable",
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod front;
 mod routes;
+mod gate;
 mod tag;
 mod listing;
 mod manifest;
@@ -18,15 +19,17 @@ mod stream;
 mod window;
 mod bypass;
 mod refusals;
-mod flights;
 mod freshness;
 mod registry;
+mod rights;
+mod flights;
+mod seen;
 mod error;
 mod metrics;
 mod config;
 
 pub use answer::{Answer, Asked, Body, Caller, Content, Listing, Method, Outcome, Pull};
-pub use config::{Config, Freshness, TagRule, UpstreamConfig};
+pub use config::{Access, Config, Freshness, TagRule, UpstreamConfig};
 pub use error::{Error, RequestFault, StreamError, Subject};
 pub use front::Proxy;
 pub use listing::fuzz_listing;

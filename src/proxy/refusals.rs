@@ -7,7 +7,8 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::error::{Error, Subject};
-use crate::cache::{Moment, Purge, Purges, Repository};
+use super::seen::Seen;
+use crate::cache::{Moment, Purge, Purges};
 use crate::oci::Digest;
 
 /// Recent refusals, bounded in number; forgetting one costs a question.
@@ -19,8 +20,8 @@ pub(super) struct Refusals {
     purges: Purges,
 }
 
-/// What is refused.
-pub(super) type Key = (Repository, Digest, Subject);
+/// What is refused, and to whom.
+pub(super) type Key = (Seen, Digest, Subject);
 
 impl Refusals {
     pub(super) fn new(negative_for: Duration, purges: Purges) -> Self {
@@ -36,13 +37,8 @@ impl Refusals {
     }
 
     /// The refusal that still holds.
-    pub(super) fn standing(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        subject: Subject,
-    ) -> Option<Error> {
-        let key = (repository.clone(), *digest, subject);
+    pub(super) fn standing(&self, seen: &Seen, digest: &Digest, subject: Subject) -> Option<Error> {
+        let key = (seen.clone(), *digest, subject);
         let (until, error) = self.recent.get(&key)?;
         (Instant::now() < until).then_some(error)
     }
@@ -72,8 +68,8 @@ impl Refusals {
         let refusal = (Instant::now() + good_for, error.clone());
         self.recent.insert(key.clone(), refusal);
         // Asked after it is there, so that a purge finds it or is found.
-        let (repository, digest, _) = key;
-        if self.purges.hit_digest(asked, repository, digest) {
+        let (seen, digest, _) = key;
+        if self.purges.hit_digest(asked, &seen.repository, digest) {
             self.recent.invalidate(key);
         }
     }
@@ -81,8 +77,8 @@ impl Refusals {
     /// Forgets what a purge is about.
     pub(super) fn forget(&self, purge: &Purge) {
         for (key, _) in &self.recent {
-            let (repository, digest, _) = key.as_ref();
-            if purge.is_about(repository, digest) {
+            let (seen, digest, _) = key.as_ref();
+            if purge.is_about(&seen.repository, digest) {
                 self.recent.invalidate(key.as_ref());
             }
         }

@@ -3,34 +3,102 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{Freshness, UpstreamConfig};
-use crate::cache::Repository;
-use crate::oci::{Namespace, RepositoryName, Tag};
-use crate::upstream::{Metrics, Source, TransportError, Upstream};
+use parking_lot::Mutex;
 
-/// One configured upstream: its client and its rules.
+use super::config::{Access, Freshness, UpstreamConfig};
+use super::rights::Rights;
+use super::seen::{Asker, Seen};
+use crate::cache::{Lru, Repository};
+use crate::oci::{Namespace, RepositoryName, Tag};
+use crate::upstream::{self, Credential, Source, TransportError, Upstream};
+
+/// One configured upstream: its client and its rules. Where the callers' own rights decide, also as one of them asks it.
 #[derive(Debug)]
 pub struct Registry {
-    config: UpstreamConfig,
+    config: Arc<UpstreamConfig>,
     upstream: Arc<Upstream>,
+    asker: Asker,
+    /// Those of the callers, where they decide.
+    rights: Option<Arc<Rights>>,
+    /// The same registry as its callers of late ask it; empty in those themselves.
+    views: Mutex<Lru<Asker, Arc<Self>>>,
 }
 
 impl Registry {
-    /// Makes the client; nothing is dialled.
+    /// Makes the client; nothing is dialled. What a caller is refused is remembered for `refused_for`.
     ///
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn new(config: UpstreamConfig, metrics: &Metrics) -> Result<Self, TransportError> {
+    pub(super) fn new(
+        config: UpstreamConfig,
+        metrics: &upstream::Metrics,
+        rights: impl FnOnce(&str, Duration) -> Rights,
+    ) -> Result<Self, TransportError> {
         let upstream = Upstream::new(
             config.namespace.as_str(),
             config.connection.clone(),
             metrics,
         )?;
+        let rights = match config.access {
+            Access::Shared => None,
+            Access::Caller { grant_ttl } => {
+                Some(Arc::new(rights(config.namespace.as_str(), grant_ttl)))
+            }
+        };
         Ok(Self {
-            config,
+            config: Arc::new(config),
             upstream: Arc::new(upstream),
+            asker: Asker::Ourselves,
+            rights,
+            views: Mutex::new(Lru::new(VIEWS_MAX)),
         })
+    }
+
+    /// Whether the callers' own rights decide what they may have.
+    pub fn is_callers(&self) -> bool {
+        self.rights.is_some()
+    }
+
+    /// The same registry, asked with a caller's credential, or without any. The same caller has the same one, as long as not
+    /// too many others come.
+    pub(super) fn as_caller(&self, credential: Option<&Credential>) -> Arc<Self> {
+        let asker = Asker::of(credential);
+        let mut views = self.views.lock();
+        if let Some(view) = views.touch(&asker) {
+            return Arc::clone(view);
+        }
+        // A token is used for less than a right holds, so that a right never rests on one that is older.
+        let good_for = self.rights.as_ref().map(|it| it.good_for());
+        let tokens_for = good_for.unwrap_or_default().mul_f64(0.9);
+        let upstream = self.upstream.as_caller(credential.cloned(), tokens_for);
+        let view = Arc::new(Self {
+            config: Arc::clone(&self.config),
+            upstream: Arc::new(upstream),
+            asker,
+            rights: self.rights.clone(),
+            views: Mutex::new(Lru::new(1)),
+        });
+        views.insert(asker, Arc::clone(&view));
+        view
+    }
+
+    /// Those of the callers, where they decide.
+    pub(super) fn rights(&self) -> Option<&Arc<Rights>> {
+        self.rights.as_ref()
+    }
+
+    /// As whom it is asked.
+    pub(super) fn asker(&self) -> Asker {
+        self.asker
+    }
+
+    /// This repository, as whoever asks sees it.
+    pub(super) fn seen(&self, name: &RepositoryName) -> Seen {
+        Seen {
+            asker: self.asker,
+            repository: self.repository(name),
+        }
     }
 
     /// What clients call it.
@@ -100,5 +168,7 @@ impl Registry {
     }
 }
 
+/// Callers whose connections to a registry are kept ready; others are made when they come back.
+const VIEWS_MAX: usize = 1_000;
 /// Ten years.
 const FOR_EVER: Duration = Duration::from_secs(3650 * 24 * 60 * 60);

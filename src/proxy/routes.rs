@@ -64,6 +64,11 @@ impl Routes {
         })
     }
 
+    /// All of them.
+    pub(super) fn registries(&self) -> Vec<Arc<Registry>> {
+        self.by_namespace.values().map(Arc::clone).collect()
+    }
+
     /// First match: `ns`, `Host`, the first path segment, the default.
     pub(super) fn route(&self, requested: Requested<'_>) -> Result<Route, Error> {
         let invalid = |error: InvalidEndpoint| Error::Request(Arc::new(error).into());

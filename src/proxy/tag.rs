@@ -4,6 +4,7 @@
 //! a request rests on a check that was sent after it came, so that whoever pushes and then pulls sees what was pushed, and
 //! any number of waiters cost two requests.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::error::{Error, Subject};
 use super::freshness::{Facts, Verdict, is_usable, judge, next_pause};
 use super::manifest::{Manifests, invalid};
 use super::registry::Registry;
+use super::seen::Seen;
 use crate::cache::{Cache, Lru, Moment, Purge, Repository, TagRecord};
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, Tag};
 use crate::upstream::{self, Class, Fault, ManifestHead};
@@ -27,7 +29,9 @@ use crate::upstream::{self, Class, Fault, ManifestHead};
 pub(super) struct Tags {
     cache: Cache,
     manifests: Manifests,
-    states: Shared<(Repository, Tag), Arc<TagState>>,
+    states: Shared<(Seen, Tag), Arc<TagState>>,
+    /// Those of callers, to each of whom a tag may say something else, or nothing.
+    callers: Shared<(Seen, Tag), Arc<TagState>>,
     /// Tags that were heard to have moved to a digest whose manifest is not here yet.
     awaited: Shared<(Repository, Digest), Vec<Arc<TagState>>>,
     negative_for: Duration,
@@ -134,6 +138,7 @@ impl Tags {
             cache,
             manifests,
             states: Arc::new(Mutex::new(Lru::new(STATES_MAX))),
+            callers: Arc::new(Mutex::new(Lru::new(CALLERS_STATES_MAX))),
             awaited: Arc::new(Mutex::new(Lru::new(AWAITED_MAX))),
             negative_for,
             tracker,
@@ -232,25 +237,29 @@ impl Tags {
     /// Forgets what tags said; gives how many had said something. A check that is under way answers those who wait for it,
     /// and nobody else: who comes after the purge rests on a check that is sent after it.
     pub(super) fn forget(&self, purge: &Purge) -> u64 {
-        let is_about = |(repository, tag): &(Repository, Tag)| match purge {
-            Purge::Repository(it) => it == repository,
-            Purge::Tag(it, purged) => it == repository && purged == tag,
+        let is_about = |(seen, tag): &(Seen, Tag)| match purge {
+            Purge::Repository(it) => *it == seen.repository,
+            Purge::Tag(it, purged) => *it == seen.repository && purged == tag,
             Purge::Digest(_) => false,
         };
-        let states: Vec<Arc<TagState>> = {
-            let states = self.states.lock();
+        let found = [&self.states, &self.callers].map(|states| {
+            let states = states.lock();
             let found = states.iter().filter(|(key, _)| is_about(key));
-            found.map(|(_, state)| Arc::clone(state)).collect()
-        };
+            let found = found.map(|(_, state)| Arc::clone(state));
+            found.collect::<Vec<_>>()
+        });
         let had_said = |state: &Arc<TagState>| {
             let mut inner = state.inner.lock();
             // A queued check has not been sent, so it may stay.
             let queued = inner.queued.take();
             let former = std::mem::take(&mut *inner);
             inner.queued = queued;
-            former.stored.is_some()
+            let name = (state.name.clone(), state.tag.clone());
+            former.stored.is_some().then_some(name)
         };
-        states.iter().filter(|state| had_said(state)).count() as u64
+        let said = found.iter().flatten().filter_map(had_said);
+        // A tag is one tag, to however many callers it had said something.
+        said.collect::<HashSet<_>>().len() as u64
     }
 
     /// A manifest of this repository is here now: tags that were heard to have moved to it take its digest.
@@ -293,8 +302,10 @@ impl Tags {
         name: &RepositoryName,
         tag: &Tag,
     ) -> Arc<TagState> {
-        let key = (registry.repository(name), tag.clone());
-        let former = self.states.lock().touch(&key).map(|it| Arc::clone(it));
+        let key = (registry.seen(name), tag.clone());
+        let repository = &key.0.repository;
+        let states = self.among(registry);
+        let former = states.lock().touch(&key).map(|it| Arc::clone(it));
         match former {
             Some(state) if Arc::ptr_eq(&state.registry, registry) => return state,
             Some(former) => return self.taken_over(key, &former, registry),
@@ -302,7 +313,7 @@ impl Tags {
         }
         let asked = self.cache.purges().now();
         // A record that cannot be read is as good as none.
-        let record = self.cache.tag(&key.0, tag).await.ok().flatten();
+        let record = self.cache.tag(repository, tag).await.ok().flatten();
         let stored = record.map(|it| {
             let word = Word {
                 digest: it.digest,
@@ -317,12 +328,12 @@ impl Tags {
                 },
             )
         });
-        let mut states = self.states.lock();
+        let mut states = states.lock();
         if let Some(state) = states.touch(&key) {
             return Arc::clone(state);
         }
         // Read before a purge removed it, perhaps: the lock is the one under which a purge looks for states.
-        let was_purged = self.cache.purges().hit_tag(asked, &key.0, tag);
+        let was_purged = self.cache.purges().hit_tag(asked, repository, tag);
         let state = Arc::new(TagState {
             registry: Arc::clone(registry),
             name: name.clone(),
@@ -336,10 +347,18 @@ impl Tags {
         state
     }
 
+    /// The states among which those of this registry are, as whoever it is asked.
+    fn among(&self, registry: &Registry) -> &Shared<(Seen, Tag), Arc<TagState>> {
+        match registry.asker().is_caller() {
+            true => &self.callers,
+            false => &self.states,
+        }
+    }
+
     /// The state of a tag whose registry was configured anew: what is known of it stays, what went wrong does not.
     fn taken_over(
         &self,
-        key: (Repository, Tag),
+        key: (Seen, Tag),
         former: &TagState,
         registry: &Arc<Registry>,
     ) -> Arc<TagState> {
@@ -353,13 +372,17 @@ impl Tags {
                 ..Inner::default()
             }
         };
-        let mut states = self.states.lock();
+        let mut states = self.among(registry).lock();
         if let Some(state) = states.touch(&key)
             && Arc::ptr_eq(&state.registry, registry)
         {
             return Arc::clone(state);
         }
-        if self.cache.purges().hit_tag(asked, &key.0, &key.1) {
+        if self
+            .cache
+            .purges()
+            .hit_tag(asked, &key.0.repository, &key.1)
+        {
             inner = Inner::default();
         }
         let state = Arc::new(TagState {
@@ -456,10 +479,12 @@ impl Tags {
                 }
             }
         }
-        // What the registry itself says is gone or refused does not come back when the registry is away.
+        // What the registry itself says is gone or refused does not come back when the registry is away. To a caller it may
+        // say so for want of rights: what others may see stays.
         let is_over = checked
             .as_ref()
-            .is_err_and(|it| it.class() != Class::Unavailable);
+            .is_err_and(|it| it.class() != Class::Unavailable)
+            && !state.registry.asker().is_caller();
         let settled = if checked.is_ok() {
             self.settle(state).await
         } else {
@@ -647,6 +672,8 @@ impl Drop for Ended<'_> {
 const TOLD_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Tags whose state is in memory; others are read from disk when they are asked for.
 const STATES_MAX: usize = 100_000;
+/// The same for callers, each of whom may ask for any; so that they do not drive out each other's for nothing.
+const CALLERS_STATES_MAX: usize = 10_000;
 /// Digests that tags were heard to have moved to.
 const AWAITED_MAX: usize = 10_000;
 /// Tags that wait for the same digest.
