@@ -7,7 +7,7 @@ use toml::Value;
 
 use crate::net::{Network, Networks, is_identity};
 use crate::oci::{Namespace, RepositoryPattern};
-use crate::proxy::UpstreamConfig;
+use crate::proxy::{self, UpstreamConfig};
 use crate::server::{AccessConfig, Action, Rule, Who};
 
 use super::addresses::read_url;
@@ -45,6 +45,22 @@ pub(super) fn read(
     })?;
     let rules = table.rule.into_iter().zip(1..);
     let rules = rules.map(|(rule, number)| read_rule(sources, number, rule, upstreams));
+    if let Some(callers) = upstreams
+        .iter()
+        .find(|it| it.access != proxy::Access::Shared)
+    {
+        let files = [
+            ("htpasswd_file", &table.htpasswd_file),
+            ("tokens_file", &table.tokens_file),
+        ];
+        let mut files = files.into_iter();
+        if let Some(file) = files.find_map(|(name, value)| given(name, value.clone())) {
+            let namespace = &callers.namespace;
+            let both =
+                format!("{namespace} has access = \"caller\", and one password cannot be for both");
+            return Err(file.taken(both));
+        }
+    }
     Ok(AccessConfig {
         htpasswd_file: file("htpasswd_file", table.htpasswd_file)?,
         tokens_file: file("tokens_file", table.tokens_file)?,

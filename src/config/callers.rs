@@ -20,11 +20,9 @@ pub(super) fn read(
     let access = place("access", access).given();
     let is_callers = access.as_ref().map_or(Ok(false), is_callers)?;
     let ttl = place("caller_grant_ttl", ttl);
+    let ttl = ttl.duration(GRANT_TTL, Duration::ZERO..=GRANT_TTL_MOST)?;
     let Some(access) = access.filter(|_| is_callers) else {
-        return match ttl.given() {
-            Some(ttl) => Err(ttl.taken("only where access is \"caller\"")),
-            None => Ok(Access::Shared),
-        };
+        return Ok(Access::Shared);
     };
     let own = &connection.own;
     if own.credential.is_some() || !own.folder_credentials.is_empty() {
@@ -40,7 +38,6 @@ pub(super) fn read(
     if connection.offline {
         return Err(access.taken("an upstream that is offline cannot say what a caller may have"));
     }
-    let ttl = ttl.duration(GRANT_TTL, Duration::ZERO..=GRANT_TTL_MOST)?;
     Ok(Access::Caller {
         grant_ttl: ttl.value,
     })
@@ -112,10 +109,6 @@ mod tests {
             ),
             ("access = 1", "access: 1: not `shared` or `caller`"),
             (
-                "caller_grant_ttl = '1m'",
-                "caller_grant_ttl: \"1m\": only where access",
-            ),
-            (
                 "access = 'caller'\ncaller_grant_ttl = '2h'",
                 "caller_grant_ttl: \"2h\": must be",
             ),
@@ -139,6 +132,14 @@ mod tests {
         ] {
             let message = refusal(&upstream(keys));
             assert!(message.contains(part), "{message}");
+        }
+        for key in ["htpasswd_file", "tokens_file"] {
+            let text = format!("[access]\n{key} = '/f'\n{}", upstream("access = 'caller'"));
+            let message = refusal(&text);
+            assert!(
+                message.contains("one password cannot be for both"),
+                "{message}"
+            );
         }
     }
 }

@@ -244,6 +244,12 @@ impl Error {
         Some(Instant::now() + pause.max(PAUSE_MIN) + late)
     }
 
+    /// Whether the registry itself does not let somebody, or knows of nothing there that it would.
+    pub fn is_denial(&self) -> bool {
+        let is_news = |class| class != upstream::Class::Unavailable;
+        matches!(self, Self::Upstream { source, .. } if is_news(source.class()))
+    }
+
     /// Whether the registry itself says that it is not there.
     pub(super) fn is_gone(&self) -> bool {
         matches!(self, Self::Upstream { source, .. } if source.class() == upstream::Class::Gone)

@@ -138,6 +138,12 @@ impl Proxy {
         })
     }
 
+    /// Whether any upstream decides by its callers' rights.
+    pub fn has_callers(&self) -> bool {
+        let routes = self.routes.read();
+        routes.as_ref().is_some_and(|it| it.has_callers())
+    }
+
     /// The upstreams that decide by their callers' rights.
     pub fn callers_registries(&self) -> Vec<Arc<Registry>> {
         let routes = self.routes.read();

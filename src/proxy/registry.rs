@@ -106,6 +106,16 @@ impl Registry {
         &self.config.namespace
     }
 
+    /// Whether this `Host` means it, whatever is asked there.
+    pub fn is_hosted(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        let bare = host
+            .rsplit_once(':')
+            .map_or(host.as_str(), |(bare, _)| bare);
+        let hosts = &self.config.hosts;
+        hosts.iter().any(|it| *it == host || it == bare)
+    }
+
     pub(super) fn config(&self) -> &UpstreamConfig {
         &self.config
     }

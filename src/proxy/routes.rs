@@ -64,6 +64,11 @@ impl Routes {
         })
     }
 
+    /// Whether any of them decides by its callers' rights.
+    pub(super) fn has_callers(&self) -> bool {
+        self.by_namespace.values().any(|it| it.is_callers())
+    }
+
     /// All of them.
     pub(super) fn registries(&self) -> Vec<Arc<Registry>> {
         self.by_namespace.values().map(Arc::clone).collect()

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::HeaderValue;
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::access::{Access, Refusal, Visit, Wish};
+use super::access::{Access, Issued, Refusal, Visit, Wish};
 use super::body::ResponseBody;
+use super::callers::{Callers, Turned};
 use super::connection::ConnectionHandle;
 use super::limits::Limits;
 use super::metrics::{Labels, Metrics, Rejection, end_label};
@@ -36,6 +37,7 @@ pub(super) struct Front {
     pub(super) peers: Peers,
     pub(super) access: Arc<Access>,
     pub(super) limits: Limits,
+    pub(super) callers: Callers,
 }
 
 /// The one log line of a request, and what is counted with it; written when it is dropped.
@@ -47,6 +49,8 @@ struct Line {
     peer: Peer,
     /// Who that is to us.
     identity: Identity,
+    /// Who they say they are at the upstream, where that is for the upstream to judge.
+    caller: Option<String>,
     method: http::Method,
     path: String,
     labels: Labels,
@@ -56,6 +60,13 @@ struct Line {
     first_byte: Option<Duration>,
     end: Option<(End, u64)>,
     metrics: Metrics,
+}
+
+/// What a request that is let in gets.
+enum Admitted {
+    /// What it pulls, as this caller.
+    Pull(Caller),
+    Token(Issued),
 }
 
 /// Answers one request.
@@ -113,6 +124,7 @@ async fn answer(
     route: &Result<Route, Error>,
     line: &mut Line,
 ) -> (Response<ResponseBody>, &'static str) {
+    let mut caller = Caller::Anyone;
     // What may mean another host, or two requests, to somebody on the way is not looked at further.
     let is_ambiguous = matches!(
         route,
@@ -122,12 +134,16 @@ async fn answer(
     );
     if !is_ambiguous {
         match admit(front, request, route, line).await {
-            Ok(None) => {}
-            Ok(Some(response)) => return (response, "none"),
-            Err(refusal) => {
+            Ok(Admitted::Pull(it)) => caller = it,
+            Ok(Admitted::Token(issued)) => return (respond::token(&issued), "none"),
+            Err(Turned::Refused(refusal)) => {
                 let status = refusal.status();
                 debug!(request = line.id, %status, "request not admitted");
                 return (respond::refusal(&refusal), "refused");
+            }
+            Err(Turned::Failed(error)) => {
+                log_error(&line.id, &error);
+                return (respond::error(&error, None), "failed");
             }
         }
     }
@@ -153,7 +169,7 @@ async fn answer(
                 registry: Arc::clone(&route.registry),
                 endpoint: route.endpoint.clone(),
                 asked: route.asked.clone(),
-                caller: Caller::Anyone,
+                caller,
                 deadline: front.proxy.deadline(),
             };
             respond_to(front, &pull, request, line.client).await
@@ -169,7 +185,14 @@ async fn answer(
             } else {
                 "refused"
             };
-            (respond::error(&error, namespace), outcome)
+            let mut response = respond::error(&error, namespace);
+            let callers = route.as_ref().ok().filter(|it| it.registry.is_callers());
+            if let Some(route) = callers.filter(|_| error.status() == StatusCode::UNAUTHORIZED) {
+                let visit = visit(front, request, Some(route), (&line.peer, line.client));
+                let challenge = front.callers.challenge(visit, route);
+                respond::challenge(&mut response, &challenge);
+            }
+            (response, outcome)
         }
     }
 }
@@ -180,38 +203,76 @@ async fn admit(
     request: &Request<Incoming>,
     route: &Result<Route, Error>,
     line: &mut Line,
-) -> Result<Option<Response<ResponseBody>>, Refusal> {
-    let (uri, headers) = (request.uri(), request.headers());
-    let route = route.as_ref().ok();
-    let visit = Visit {
-        headers,
-        peer: &line.peer,
-        client: line.client,
-        is_https: front.peers.is_https(&line.peer, headers),
-        // It was looked at before.
-        host: requested_host(request.version(), uri, headers).unwrap_or_default(),
-        namespace: route.and_then(|it| it.namespace.as_deref()),
-    };
-    if uri.path() == TOKEN_PATH && front.access.authenticates() {
-        line.labels.endpoint = "token";
-        if method(request.method()).is_none() {
-            return Err(Refusal::Method);
-        }
-        let (authenticated, issued) = front.access.exchange(visit, uri.query()).await?;
-        line.identity = authenticated.identity;
-        return Ok(Some(respond::token(&issued)));
+) -> Result<Admitted, Turned> {
+    let (route, is_read) = (route.as_ref().ok(), method(request.method()).is_some());
+    let theirs = visit(front, request, route, (&line.peer, line.client));
+    let (mut own, nothing) = (theirs, HeaderMap::new());
+    let has_callers = front.proxy.has_callers();
+    if has_callers {
+        // Whatever is shown is for an upstream.
+        own.headers = &nothing;
     }
-    let authenticated = front.access.authenticate(visit).await?;
-    let admitted = route.map_or(Ok(()), |route| {
+    if request.uri().path() == TOKEN_PATH && (has_callers || front.access.authenticates()) {
+        line.labels.endpoint = "token";
+        if !is_read {
+            return Err(Refusal::Method.into());
+        }
+        let query = request.uri().query();
+        let issued = if has_callers {
+            let exchange = front.callers.exchange(&front.proxy, theirs, query);
+            let (caller, issued) = exchange.await?;
+            line.caller = user(&caller);
+            issued
+        } else {
+            let (authenticated, issued) = front.access.exchange(own, query).await?;
+            line.identity = authenticated.identity;
+            issued
+        };
+        return Ok(Admitted::Token(issued));
+    }
+    let authenticated = front.access.authenticate(own).await?;
+    // Where callers come, a ping is about who they are at the upstreams.
+    let judged = route.filter(|it| !has_callers || it.endpoint.name().is_some());
+    let admitted = judged.map_or(Ok(()), |route| {
         let wish = Wish {
             upstream: route.registry.namespace(),
             endpoint: &route.endpoint,
             name: &route.asked.name,
         };
-        front.access.judge(visit, &authenticated, wish)
+        front.access.judge(own, &authenticated, wish)
     });
     line.identity = authenticated.identity;
-    admitted.map(|()| None)
+    admitted?;
+    let caller = match route.filter(|_| has_callers && is_read) {
+        Some(route) => front.callers.caller(&front.proxy, theirs, route).await?,
+        None => Caller::Anyone,
+    };
+    line.caller = user(&caller);
+    Ok(Admitted::Pull(caller))
+}
+
+/// What of a request says who it is by.
+fn visit<'a>(
+    front: &Front,
+    request: &'a Request<Incoming>,
+    route: Option<&'a Route>,
+    (peer, client): (&'a Peer, IpAddr),
+) -> Visit<'a> {
+    let headers = request.headers();
+    Visit {
+        headers,
+        peer,
+        client,
+        is_https: front.peers.is_https(peer, headers),
+        // It was looked at before.
+        host: requested_host(request.version(), request.uri(), headers).unwrap_or_default(),
+        namespace: route.and_then(|it| it.namespace.as_deref()),
+    }
+}
+
+/// The name of a caller, for the log.
+fn user(caller: &Caller) -> Option<String> {
+    caller.credential().map(|it| it.username().to_owned())
 }
 
 async fn respond_to(
@@ -251,6 +312,7 @@ impl Line {
             client: front.peers.client(peer.address.ip(), request.headers()),
             peer,
             identity: Identity::Anonymous,
+            caller: None,
             method: request.method().clone(),
             path: shown_path(request.uri().path(), PATH_SHOWN_MAX),
             labels: labels_of(route),
@@ -293,6 +355,7 @@ impl Drop for Line {
             tls = self.peer.is_tls,
             certificate = self.peer.certificate.as_deref(),
             identity = self.identity.name(),
+            caller = self.caller,
             method = %self.method,
             path = self.path,
             upstream = self.labels.upstream,

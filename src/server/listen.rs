@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::accept::AcceptFaults;
 use super::access::Access;
 use super::admin::Admin;
+use super::callers::Callers;
 use super::config::Config;
 use super::handle::Front;
 use super::health::Health;
@@ -213,6 +214,7 @@ impl Server {
         let front = Arc::new(Front {
             proxy,
             peers: Peers::new(&self.config),
+            callers: Callers::new(Arc::clone(&self.access)),
             access: self.access,
             limits: Limits::new(&self.config, self.metrics.clone()),
             metrics: self.metrics,

@@ -15,6 +15,7 @@ mod verify;
 mod asked;
 mod handle;
 mod limits;
+mod callers;
 mod respond;
 mod multipart;
 mod outgoing;

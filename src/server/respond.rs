@@ -9,7 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::access::{Issued, Refusal};
+use super::access::{Challenge, Issued, Refusal};
 use super::body::ResponseBody;
 use super::multipart::{Multipart, RANGES_MAX, part_of};
 use crate::net::{ContentRange, RangeSet, Resolved, if_range_allows, none_match, unsatisfied};
@@ -118,6 +118,14 @@ pub(super) fn refusal(refusal: &Refusal) -> Response<ResponseBody> {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// What somebody has to show who was refused.
+pub(super) fn challenge(response: &mut Response<ResponseBody>, challenge: &Challenge) {
+    let value = HeaderValue::from_str(&challenge.to_string()).ok();
+    if let Some(value) = value {
+        response.headers_mut().insert(WWW_AUTHENTICATE, value);
+    }
 }
 
 /// The response that hands out a token. Nobody on the way keeps it.

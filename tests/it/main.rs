@@ -23,6 +23,7 @@ mod errors;
 mod outage;
 mod auth;
 mod access;
+mod caller;
 mod credentials;
 mod accounts;
 mod secrets;

@@ -36,8 +36,16 @@ impl Challenge {
         }
     }
 
+    /// Of whom a token is to be asked.
+    pub(in crate::server) fn service(&self) -> Option<&str> {
+        match self {
+            Self::Bearer { service, .. } => Some(service),
+            Self::Basic => None,
+        }
+    }
+
     /// The same, for pulling from a repository.
-    pub(super) fn with_scope(mut self, name: &str) -> Self {
+    pub(in crate::server) fn with_scope(mut self, name: &str) -> Self {
         if let Self::Bearer { scope, .. } = &mut self {
             *scope = is_plain(name).then(|| format!("repository:{name}:pull"));
         }
@@ -45,7 +53,7 @@ impl Challenge {
     }
 
     /// The same, after a token was shown with which this is wrong.
-    pub(super) fn with_error(mut self, wrong: &'static str) -> Self {
+    pub(in crate::server) fn with_error(mut self, wrong: &'static str) -> Self {
         if let Self::Bearer { error, .. } = &mut self {
             *error = Some(wrong);
         }

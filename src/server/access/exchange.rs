@@ -6,11 +6,11 @@ use crate::net::Secret;
 
 /// What a client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TokenRequest {
+pub(in crate::server) struct TokenRequest {
     /// What our challenge said: a namespace, or a host of ours.
-    pub(super) service: Option<String>,
+    pub(in crate::server) service: Option<String>,
     /// What it wants to do, such as `repository:library/debian:pull`, in its own words.
-    pub(super) scopes: Vec<String>,
+    pub(in crate::server) scopes: Vec<String>,
 }
 
 /// A token to be handed out.
@@ -26,7 +26,7 @@ impl TokenRequest {
     /// # Errors
     ///
     /// With what is wrong, in a sentence.
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, &'static str> {
+    pub(in crate::server) fn parse(query: Option<&str>) -> Result<Self, &'static str> {
         let query = query.unwrap_or_default();
         if query.len() > QUERY_BYTES_MAX {
             return Err("the query is too long");
@@ -51,7 +51,7 @@ impl TokenRequest {
 }
 
 impl Issued {
-    pub(super) fn new(token: String, expires_in: Duration) -> Self {
+    pub(in crate::server) fn new(token: String, expires_in: Duration) -> Self {
         Self {
             token: Secret::new(token),
             expires_in,

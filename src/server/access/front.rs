@@ -240,6 +240,11 @@ impl Access {
         (admin_networks.clone(), admin_identities.clone())
     }
 
+    /// What a client is told that has to show who it is.
+    pub(in crate::server) fn challenge(&self, visit: Visit<'_>) -> Challenge {
+        self.terms().challenge(visit)
+    }
+
     fn terms(&self) -> Arc<Terms> {
         Arc::clone(&self.terms.read())
     }
@@ -324,7 +329,8 @@ impl Terms {
         let origin = self.config.external_url.clone().or_else(own);
         let external = self.config.external_url.as_deref();
         let external_host = external.and_then(|it| it.split_once("://")).map(|it| it.1);
-        Challenge::new(origin, visit.namespace.or(host).or(external_host))
+        // One name of ours, by whichever we were found.
+        Challenge::new(origin, visit.namespace.or(external_host).or(host))
     }
 
     /// Whether the entry that somebody was known by is still there.

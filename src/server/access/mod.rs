@@ -32,7 +32,10 @@ pub use front::{Access, check_access_files};
 pub use rules::{Action, Rule, Who};
 pub use shown::fuzz_authorization;
 
-pub(super) use exchange::Issued;
+pub(super) use challenge::Challenge;
+pub(super) use exchange::{Issued, TokenRequest};
 pub(super) use front::{Visit, Wish};
 pub(super) use orders::{NotTaken, is_forwarded};
 pub(super) use refusal::Refusal;
+pub(super) use sealed::Sealer;
+pub(super) use shown::Shown;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -16,7 +17,7 @@ use super::entries::Fingerprint;
 /// The cipher is one that survives a nonce that comes twice (AES-GCM-SIV, RFC 8452): they are random, and anybody may ask for as
 /// many tokens as they like.
 #[derive(Clone, Debug)]
-pub(super) struct Sealer {
+pub(in crate::server) struct Sealer {
     key: Arc<RandomizedNonceKey>,
     /// Time is counted from here: no clock that is set back makes a token live longer.
     began: Instant,
@@ -45,15 +46,15 @@ pub(super) enum Shape {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Sealed {
-    grant: Grant,
+struct Sealed<T> {
+    grant: T,
     /// Milliseconds after the beginning.
     until: u64,
 }
 
 impl Sealer {
     /// A sealer with a new key.
-    pub(super) fn new() -> Self {
+    pub(in crate::server) fn new() -> Self {
         let key: [u8; 32] = rand::random();
         #[expect(clippy::expect_used, reason = "keys of this cipher have this length")]
         let key = RandomizedNonceKey::new(&AES_256_GCM_SIV, &key).expect("a key of 32 bytes");
@@ -64,9 +65,12 @@ impl Sealer {
     }
 
     /// A token that is good for so long; `None` when the library fails.
-    pub(super) fn seal(&self, grant: &Grant, lifetime: Duration) -> Option<String> {
+    pub(in crate::server) fn seal<T: Serialize>(
+        &self,
+        grant: &T,
+        lifetime: Duration,
+    ) -> Option<String> {
         let until = self.millis(Instant::now() + lifetime);
-        let grant = grant.clone();
         let mut sealed = serde_json::to_vec(&Sealed { grant, until }).ok()?;
         let nonce = self
             .key
@@ -77,12 +81,12 @@ impl Sealer {
     }
 
     /// What a token is good for; `None` when it is not one of this process', or its time is over.
-    pub(super) fn open(&self, token: &str) -> Option<Grant> {
+    pub(in crate::server) fn open<T: DeserializeOwned>(&self, token: &str) -> Option<T> {
         let mut bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let opened = self.key.open_in_place(nonce, Aad::from(PURPOSE), sealed);
-        let Sealed { grant, until } = serde_json::from_slice(opened.ok()?).ok()?;
+        let Sealed::<T> { grant, until } = serde_json::from_slice(opened.ok()?).ok()?;
         (self.millis(Instant::now()) < until).then_some(grant)
     }
 
@@ -114,13 +118,13 @@ mod tests {
         let sealer = Sealer::new();
         for grant in [grant("ann"), grant("zo\u{eb}"), Grant { bearer: None }] {
             let token = sealer.seal(&grant, Duration::from_secs(1)).unwrap();
-            assert_eq!(sealer.open(&token), Some(grant.clone()));
+            assert_eq!(sealer.open::<Grant>(&token), Some(grant.clone()));
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
             assert!(token.bytes().all(is_plain), "{token}");
             let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
             assert!(!String::from_utf8_lossy(&bytes).contains("ann"));
             // Of another process, as after a restart.
-            assert_eq!(Sealer::new().open(&token), None);
+            assert_eq!(Sealer::new().open::<Grant>(&token), None);
             assert_ne!(sealer.seal(&grant, Duration::from_secs(1)).unwrap(), token);
         }
     }
@@ -133,13 +137,20 @@ mod tests {
         for at in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1;
-            assert_eq!(sealer.open(&URL_SAFE_NO_PAD.encode(bytes)), None, "{at}");
+            assert_eq!(
+                sealer.open::<Grant>(&URL_SAFE_NO_PAD.encode(bytes)),
+                None,
+                "{at}"
+            );
         }
         for len in 0..bytes.len() {
-            assert_eq!(sealer.open(&URL_SAFE_NO_PAD.encode(&bytes[..len])), None);
+            assert_eq!(
+                sealer.open::<Grant>(&URL_SAFE_NO_PAD.encode(&bytes[..len])),
+                None
+            );
         }
         for text in ["", "a", "!", &format!("{token}="), &format!("{token}A")] {
-            assert_eq!(sealer.open(text), None, "{text}");
+            assert_eq!(sealer.open::<Grant>(text), None, "{text}");
         }
     }
 
@@ -148,8 +159,8 @@ mod tests {
         let sealer = Sealer::new();
         let token = sealer.seal(&grant("ann"), Duration::from_secs(10)).unwrap();
         tokio::time::advance(Duration::from_millis(9_999)).await;
-        assert!(sealer.open(&token).is_some());
+        assert!(sealer.open::<Grant>(&token).is_some());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(sealer.open(&token), None);
+        assert_eq!(sealer.open::<Grant>(&token), None);
     }
 }

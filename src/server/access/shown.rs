@@ -9,7 +9,7 @@ use crate::net::{Secret, is_identity};
 
 /// What a client shows of itself.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(in crate::server) enum Shown {
     /// Nothing.
     Nothing,
     /// A user and a password.
@@ -22,7 +22,7 @@ pub(super) enum Shown {
 
 impl Shown {
     /// Reads it. What is there more than once is not chosen from.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(in crate::server) fn of(headers: &HeaderMap) -> Self {
         let mut fields = headers.get_all(AUTHORIZATION).iter();
         match (fields.next(), fields.next()) {
             (None, _) => Self::Nothing,

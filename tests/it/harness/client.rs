@@ -279,6 +279,11 @@ impl Connection {
 }
 
 impl Head {
+    /// All headers, as they came.
+    pub(crate) fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     /// The value of a header that comes at most once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let values = self.all(name);

@@ -1,6 +1,6 @@
 //! Who is let in: a token server, the registry's side of it, and passwords.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -56,6 +56,9 @@ struct State {
     expires_in: Option<u64>,
     /// Whether the registry will take what is given out.
     is_trusted: bool,
+    /// Who there is, and the repositories that each may pull from, by what they show; `None` is whoever shows nothing. Without
+    /// anybody, everybody may everything.
+    accounts: Option<BTreeMap<Option<String>, BTreeSet<String>>>,
     /// By token: its scope, and whether the registry takes it.
     issued: BTreeMap<String, (String, bool)>,
 }
@@ -78,6 +81,7 @@ impl TokenServer {
                 key: "token",
                 expires_in: Some(300),
                 is_trusted: true,
+                accounts: None,
                 issued: BTreeMap::new(),
             }),
         });
@@ -125,6 +129,23 @@ impl TokenServer {
         self.issuer.state.lock().is_trusted = is_trusted;
     }
 
+    /// Lets this user pull from these repositories, and from no others; and whoever is not known, from none. Without a user, it
+    /// is about whoever shows nothing.
+    pub(crate) fn permit(&self, user: Option<(&str, &str)>, repositories: &[&str]) {
+        let shown = user.map(|(user, password)| basic(user, password));
+        let repositories = repositories.iter().map(|it| (*it).to_owned()).collect();
+        let mut state = self.issuer.state.lock();
+        let accounts = state.accounts.get_or_insert_default();
+        accounts.insert(shown, repositories);
+    }
+
+    /// Forgets a user.
+    pub(crate) fn dismiss(&self, user: &str, password: &str) {
+        let shown = Some(basic(user, password));
+        let mut state = self.issuer.state.lock();
+        state.accounts.get_or_insert_default().remove(&shown);
+    }
+
     /// Has the registry take none of the tokens any more that were given out so far.
     pub(crate) fn expire(&self) {
         for (_, is_good) in self.issuer.state.lock().issued.values_mut() {
@@ -170,12 +191,23 @@ impl Issuer {
         if seen.method != method || pair("refresh_token") != state.identity || !is_known {
             return None;
         }
-        let scope = pair("scope");
+        let scope = pair("scope").unwrap_or_default();
+        let shown = shown.map(str::to_owned);
+        // Who has a name and a password gets a token, but for what they may not it is good for nothing.
+        let may = match &state.accounts {
+            None => true,
+            Some(accounts) => {
+                let repositories = accounts.get(&shown)?;
+                let name = scope.strip_prefix("repository:");
+                let name = name.and_then(|it| it.strip_suffix(":pull"));
+                name.is_some_and(|it| repositories.contains(it))
+            }
+        };
         let token = format!("{TOKEN}-{}", state.issued.len());
-        let is_trusted = state.is_trusted;
+        let is_trusted = state.is_trusted && may;
         if let Some(answer) = state.answer {
             let answer = answer.replace("{token}", &token);
-            let known = (scope.unwrap_or_default(), is_trusted);
+            let known = (scope, is_trusted);
             state.issued.insert(token, known);
             return Some(answer);
         }
@@ -183,12 +215,17 @@ impl Issuer {
         if let (Some(seconds), Some(answer)) = (state.expires_in, answer.as_object_mut()) {
             answer.insert("expires_in".to_owned(), seconds.into());
         }
-        let known = (scope.unwrap_or_default(), is_trusted);
+        let known = (scope, is_trusted);
         state.issued.insert(token, known);
         if let Some(answer) = answer.as_object_mut().filter(|_| state.identity.is_some()) {
             answer.insert("refresh_token".to_owned(), "another".into());
         }
         Some(answer.to_string())
+    }
+
+    /// Whether it is known who there is.
+    fn has_accounts(&self) -> bool {
+        self.state.lock().accounts.is_some()
     }
 
     /// Whether tokens are had by this request.
@@ -199,7 +236,9 @@ impl Issuer {
     /// Whether this is a password that is wanted here for a token.
     pub(super) fn wants(&self, authorization: &str, seen: &Seen) -> bool {
         let is_basic = authorization.starts_with("Basic ");
-        is_basic && self.is_meant(seen) && self.state.lock().password.is_some()
+        let is_meant = is_basic && self.is_meant(seen);
+        let state = self.state.lock();
+        is_meant && (state.password.is_some() || state.accounts.is_some())
     }
 
     /// The scope of a token, and whether the registry takes it.
@@ -233,12 +272,12 @@ impl Guard {
 
     /// Whether this request is let in.
     pub(super) fn admits(&self, seen: &Seen) -> bool {
-        let Some(scope) = scope(&seen.path) else {
-            return true;
-        };
         let issued = seen
             .header("authorization")
             .and_then(|it| self.issuer.issued(it));
+        let Some(scope) = scope(&seen.path) else {
+            return issued.is_some() || !self.issuer.has_accounts();
+        };
         issued.is_some_and(|(issued, is_good)| is_good && issued == scope)
     }
 }
