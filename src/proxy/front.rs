@@ -24,14 +24,14 @@ use super::tag::{Asking, How, Resolved, Tags, Word};
 use crate::cache::{Cache, Purge, PurgeError, Purged, Repository};
 use crate::net::Chain;
 use crate::oci::{Digest, Endpoint, FullReference, Namespace, Reference, RepositoryName, Tag};
-use crate::upstream::{self, Fault, TransportError};
+use crate::upstream::{self, Clients, Fault, TransportError};
 
 /// Everything between the HTTP front and the cache.
 #[derive(Debug)]
 pub struct Proxy {
     /// Replaced as a whole by a reload.
     routes: RwLock<Option<Arc<Routes>>>,
-    upstream_metrics: upstream::Metrics,
+    clients: Clients,
     blobs: Blobs,
     manifests: Manifests,
     tags: Tags,
@@ -71,6 +71,7 @@ impl Proxy {
             config.negative_for,
             tracker.clone(),
         );
+        let clients = Clients::new(upstream_metrics.clone());
         let rights = |upstream: &str, good_for| {
             let refused_for = config.negative_for;
             Rights::new(
@@ -82,8 +83,8 @@ impl Proxy {
             )
         };
         Ok(Self {
-            routes: RwLock::new(routes(&config.upstreams, upstream_metrics, rights)?),
-            upstream_metrics: upstream_metrics.clone(),
+            routes: RwLock::new(routes(&config.upstreams, &clients, rights)?),
+            clients,
             blobs: Blobs::new(
                 cache.clone(),
                 refusals,
@@ -152,7 +153,8 @@ impl Proxy {
     }
 
     /// Takes other upstreams from the next request on; nothing is dialled. What is in progress ends with those it began
-    /// with. Everything else of the configuration stays as it was.
+    /// with; an upstream of which nothing has changed goes on with its connections and tokens. Everything else of the
+    /// configuration stays as it was.
     ///
     /// # Errors
     ///
@@ -162,7 +164,7 @@ impl Proxy {
             let (metrics, tracker) = (self.metrics.clone(), self.tracker.clone());
             Rights::new(upstream, good_for, self.negative_for, metrics, tracker)
         };
-        let routes = routes(upstreams, &self.upstream_metrics, rights)?;
+        let routes = routes(upstreams, &self.clients, rights)?;
         *self.routes.write() = routes;
         Ok(())
     }
@@ -474,12 +476,12 @@ impl Proxy {
 /// A client for each upstream, by all of its names.
 fn routes(
     upstreams: &[UpstreamConfig],
-    metrics: &upstream::Metrics,
+    clients: &Clients,
     rights: impl Fn(&str, Duration) -> Rights,
 ) -> Result<Option<Arc<Routes>>, TransportError> {
     let registries: Vec<Arc<Registry>> = upstreams
         .iter()
-        .map(|upstream| Registry::new(upstream.clone(), metrics, &rights).map(Arc::new))
+        .map(|upstream| Registry::new(upstream.clone(), clients, &rights).map(Arc::new))
         .collect::<Result<_, _>>()?;
     Ok(Routes::new(&registries).map(Arc::new))
 }

@@ -10,7 +10,7 @@ use super::rights::Rights;
 use super::seen::{Asker, Seen};
 use crate::cache::{Lru, Repository};
 use crate::oci::{Namespace, RepositoryName, Tag};
-use crate::upstream::{self, Credential, Source, TransportError, Upstream};
+use crate::upstream::{Clients, Credential, Source, TransportError, Upstream};
 
 /// One configured upstream: its client and its rules. Where the callers' own rights decide, also as one of them asks it.
 #[derive(Debug)]
@@ -25,21 +25,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Makes the client; nothing is dialled. What a caller is refused is remembered for `refused_for`.
+    /// Takes a client from `clients`; nothing is dialled. What a caller is refused is remembered for `refused_for`.
     ///
     /// # Errors
     ///
     /// When TLS cannot be set up.
     pub(super) fn new(
         config: UpstreamConfig,
-        metrics: &upstream::Metrics,
+        clients: &Clients,
         rights: impl FnOnce(&str, Duration) -> Rights,
     ) -> Result<Self, TransportError> {
-        let upstream = Upstream::new(
-            config.namespace.as_str(),
-            config.connection.clone(),
-            metrics,
-        )?;
+        let upstream = clients.client(config.namespace.as_str(), &config.connection)?;
         let rights = match config.access {
             Access::Shared => None,
             Access::Caller { grant_ttl } => {
@@ -48,7 +44,7 @@ impl Registry {
         };
         Ok(Self {
             config: Arc::new(config),
-            upstream: Arc::new(upstream),
+            upstream,
             asker: Asker::Ourselves,
             rights,
             views: Mutex::new(Lru::new(VIEWS_MAX)),

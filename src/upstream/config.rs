@@ -12,7 +12,7 @@ use crate::net::{Networks, Secret};
 use crate::oci::RepositoryName;
 
 /// A registry: where it is itself, and where else it can be had.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The registry itself.
     pub own: SiteConfig,
@@ -23,7 +23,7 @@ pub struct Config {
 }
 
 /// Another place of the same registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MirrorConfig {
     /// Where it is, and who we are there.
     pub site: SiteConfig,
@@ -33,7 +33,7 @@ pub struct MirrorConfig {
 
 /// One place of a registry, who we are there and how long we wait for it. Checked by whoever builds it: `url` has scheme
 /// `http` or `https`, a host, and a path that is empty or `/`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteConfig {
     /// Its root, such as `https://registry-1.docker.io`.
     pub url: Uri,
@@ -137,7 +137,7 @@ pub struct Egress {
 
 /// What names and addresses mean: for tests, which have one machine and no name server. An address is checked as what it is
 /// and dialled as what stands here for it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressBook {
     /// The addresses of some names, which are then not looked up: what the first look finds, the second, and so on; the last
     /// is found by all that follow.

@@ -19,6 +19,7 @@ mod files;
 mod window;
 mod transfer;
 mod part;
+mod clients;
 mod client;
 mod site;
 mod sender;
@@ -44,6 +45,7 @@ mod config;
 pub use body::fuzz_gzip;
 pub use challenge::fuzz_challenge;
 pub use client::Upstream;
+pub use clients::Clients;
 pub use config::{
     AddressBook, ClientCertificate, Config, CredentialSource, Egress, FolderCredential,
     MirrorConfig, SiteConfig, TlsConfig,

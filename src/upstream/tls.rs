@@ -51,6 +51,12 @@ impl Tls {
         })
     }
 
+    /// Whether the same certificates are trusted, and the same one is ours. Its key is then the same, too.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let ours = |tls: &Self| tls.ours.as_ref().map(|it| it.cert.clone());
+        self.roots.roots == other.roots.roots && ours(self) == ours(other)
+    }
+
     /// For the upstream itself, which is shown our certificate when it asks for one.
     ///
     /// # Errors

@@ -489,11 +489,11 @@ async fn what_anybody_may_have_is_had_by_a_token_of_nobodys() {
     let scene = Scene::start().await;
     let proxy = scene.proxy().start().await;
     let us = proxy.registry.to_string();
-    let token = granted(token(&proxy, None, &us, &[PUBLIC, SECRET])).await;
-    let whole = with(proxy.manifest(PUBLIC, "v1"), &token).whole().await;
+    let shown = granted(token(&proxy, None, &us, &[PUBLIC, SECRET])).await;
+    let whole = with(proxy.manifest(PUBLIC, "v1"), &shown).whole().await;
     whole.is(200, scene.public.manifest.bytes());
     assert_eq!(
-        status(with(proxy.manifest(SECRET, "v1"), &token)).await,
+        status(with(proxy.manifest(SECRET, "v1"), &shown)).await,
         401
     );
     scene.upstream.always(any("/v2/"), Fault::Status(500));

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::harness::proxy::TWO;
 use crate::harness::{
-    APP, At, Binary, Blob, FakeRegistry, Image, KIB, MIB, TestProxy, any, get, lose,
+    APP, At, Authority, Binary, Blob, Demand, FakeRegistry, Image, KIB, MIB, TestProxy, TlsFront,
+    TokenServer, any, get, lose,
 };
 
 const RELOADED: &str = "configuration reloaded";
@@ -148,4 +149,71 @@ async fn a_reload_that_would_wait_for_ever_keeps_nobody_from_stopping() {
     .await;
     binary.terminate();
     assert!(binary.exited().await.success());
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_not_changed_goes_on_as_it_was() {
+    let (tokens, one, two) = (
+        TokenServer::start().await,
+        FakeRegistry::start().await,
+        FakeRegistry::start().await,
+    );
+    one.require_token(&tokens);
+    let pull = async |binary: &Binary| {
+        let blob = Blob::random(KIB);
+        one.serve_blob(APP, &blob);
+        binary.pull_blob(APP, &blob).await;
+    };
+    let builder = TestProxy::in_front_of(&one);
+    let binary = Binary::start(&builder).await;
+    pull(&binary).await;
+    let before = (tokens.exchanges(), one.connections());
+
+    // Another upstream is new, and of this one only what is not its client's.
+    TestProxy::in_front_of_at(&builder, &one)
+        .upstream("hosts", vec!["one.cache.example"])
+        .upstream("fresh_for", "1m")
+        .and(TWO, &two)
+        .file();
+    reload(&binary, RELOADED).await;
+    pull(&binary).await;
+    assert_eq!((tokens.exchanges(), one.connections()), before);
+    // It was refused once, before it had its token.
+    let refused = one.log().iter().filter(|it| it.status == 401).count();
+    assert_eq!(refused, 1);
+
+    TestProxy::in_front_of_at(&builder, &one)
+        .upstream("redirect_networks", vec!["10.0.0.0/8"])
+        .file();
+    reload(&binary, RELOADED).await;
+    pull(&binary).await;
+    assert_eq!(tokens.exchanges(), before.0 + 1);
+    assert!(one.connections() > before.1);
+}
+
+#[tokio::test]
+async fn a_file_that_changed_under_its_name_is_read_at_a_reload() {
+    let registry = FakeRegistry::start().await;
+    let (right, wrong) = (Authority::new(), Authority::new());
+    let front = TlsFront::start(&registry, &right, &["127.0.0.1"], Demand::Nothing).await;
+    let builder = TestProxy::in_front_of(&registry);
+    let file = builder.write("ca.pem", &wrong.pem());
+    let builder = builder
+        .set("freshness.retry_after", "1ms")
+        .upstream("url", front.url("127.0.0.1"))
+        .upstream("ca_file", file);
+    let binary = Binary::start(&builder).await;
+    let pull = async || {
+        let blob = Blob::random(KIB);
+        registry.serve_blob(APP, &blob);
+        binary.blob(APP, blob.digest()).whole().await.head.status
+    };
+    assert_eq!(pull().await, 502);
+    builder.write("ca.pem", &right.pem());
+    assert_eq!(pull().await, 502);
+    reload(&binary, RELOADED).await;
+    assert_eq!(pull().await, 200);
+    builder.write("ca.pem", &wrong.pem());
+    reload(&binary, RELOADED).await;
+    assert_eq!(pull().await, 502);
 }
