@@ -351,6 +351,16 @@ mod tests {
             ("https://ghcr.io", "/token", false),
             ("https://ghcr.io", "https://ghcr.io:99999/token", false),
             ("https://ghcr.io", "https://ghcr.io:/token", false),
+        ] {
+            let realm_uri = realm.parse::<Uri>().ok();
+            let found = realm_uri.and_then(|it| Realm::of(&uri(upstream), &[], &it));
+            assert_eq!(found.is_some(), expected, "{upstream} names {realm}");
+        }
+    }
+
+    #[test]
+    fn pitfall_31_what_only_looks_like_the_registrys_own_domain_is_another_party() {
+        for (upstream, realm, expected) in [
             ("https://ghcr.io", "https://ghcr.io:443/token", true),
             ("https://ghcr.io", "https://auth.ghcr.io:8443/token", true),
             // One dot at the end is of the same name, and whatever else looks like it is not.

@@ -1,6 +1,5 @@
 //! Secrets stay where they are: in no log, no report, no dump, and in memory no longer than they are of use.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
@@ -12,8 +11,8 @@ use toml::{Table, Value};
 use crate::harness::egress::FakeProxy;
 use crate::harness::token::{TOKEN, basic};
 use crate::harness::{
-    APP, Authority, Binary, Blob, FakeRegistry, Fault, HelperScript, KIB, PasswordFile, TestProxy,
-    TokenServer, any, poll,
+    APP, Authority, Binary, Blob, FakeRegistry, Fault, HelperScript, KIB, PasswordFile,
+    ProxyBuilder, TestProxy, TokenServer, any, poll,
 };
 
 const USER: &str = "robot";
@@ -50,85 +49,100 @@ fn table(pairs: &[(&str, String)]) -> Table {
     pairs.collect()
 }
 
+/// Three registries, and where the secrets are that we have for them.
+struct Scene {
+    registries: [FakeRegistry; 3],
+    files: [PasswordFile; 2],
+    helpers: [HelperScript; 2],
+    egress: FakeProxy,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let [file, _, helper, folder_file, _, folder_helper, ..] = SECRETS;
+        Self {
+            registries: [
+                FakeRegistry::start().await,
+                FakeRegistry::start().await,
+                FakeRegistry::start().await,
+            ],
+            files: [file, folder_file].map(PasswordFile::new),
+            helpers: [helper, folder_helper].map(|it| HelperScript::saying(USER, it)),
+            egress: FakeProxy::start().await,
+        }
+    }
+
+    /// A proxy that has all of the secrets, and says all that it can.
+    fn proxy(&self) -> ProxyBuilder {
+        let [_, variable, _, _, folder_variable, _, egress, _] = SECRETS;
+        let egress = format!("http://{USER}:{egress}@{}", self.egress.address());
+        let user = ("username", USER.to_owned());
+        let by_file = |file: &PasswordFile| vec![user.clone(), ("password_file", file.path())];
+        let by_variable = |name: &str| vec![user.clone(), ("password_env", name.to_owned())];
+        let by_helper = |helper: &HelperScript| vec![("credential_helper", helper.path())];
+        let folder = |mut keys: Vec<(&'static str, String)>| {
+            keys.push(("repositories", "folder".to_owned()));
+            vec![table(&keys)]
+        };
+        let [first, second] = &self.files;
+        let [first_helper, second_helper] = &self.helpers;
+        let sources = [
+            (by_file(first), folder(by_variable("LAYERHOLD_TEST_B"))),
+            (
+                by_variable("LAYERHOLD_TEST_A"),
+                folder(by_helper(second_helper)),
+            ),
+            (by_helper(first_helper), folder(by_file(second))),
+        ];
+        let ours = Authority::new().vouch(&["us.example"]);
+        let mut proxy = TestProxy::in_front_of(&self.registries[0])
+            .set("log_level", "trace")
+            .variable("LAYERHOLD_TEST_A", variable)
+            .variable("LAYERHOLD_TEST_B", folder_variable)
+            .variable("HTTP_PROXY", &egress);
+        let certificate = proxy.write("us.pem", &ours.certificate_pem);
+        let key = proxy.write("us.key", &ours.key_pem);
+        for (nth, (keys, folders)) in sources.into_iter().enumerate() {
+            if nth > 0 {
+                proxy = proxy.and(&format!("r{nth}.example"), &self.registries[nth]);
+            }
+            for (key, value) in keys {
+                proxy = proxy.upstream(key, value);
+            }
+            proxy = proxy
+                .upstream("credential", folders)
+                .upstream("client_certificate", certificate.clone())
+                .upstream("client_key", key.clone());
+        }
+        proxy
+    }
+
+    /// Pulls from everywhere where we are somebody else: all that is answered.
+    async fn answers(&self, binary: &Binary) -> String {
+        let mut said = String::new();
+        for name in ["", "r1.example/", "r2.example/"] {
+            for folder in ["app", "folder/app"] {
+                let (digest, name) = (Blob::random(KIB), format!("{name}{folder}"));
+                let whole = binary.blob(&name, digest.digest()).whole().await;
+                said += &format!("{:?}{}", whole.head, whole.text());
+            }
+        }
+        said
+    }
+}
+
 #[tokio::test]
 async fn pitfall_38_no_secret_of_any_source_is_said_by_anybody() {
-    let [
-        file,
-        variable,
-        helper,
-        folder_file,
-        folder_variable,
-        folder_helper,
-        egress,
-        signature,
-    ] = SECRETS;
     let (tokens, host) = (TokenServer::start().await, FakeRegistry::start().await);
-    let registries = [
-        FakeRegistry::start().await,
-        FakeRegistry::start().await,
-        FakeRegistry::start().await,
-    ];
-    let files = [file, folder_file].map(PasswordFile::new);
-    let helpers = [helper, folder_helper].map(|it| HelperScript::saying(USER, it));
-    let by_file = |file: &PasswordFile| {
-        vec![
-            ("username", USER.to_owned()),
-            ("password_file", file.path()),
-        ]
-    };
-    let by_variable = |name: &str| {
-        vec![
-            ("username", USER.to_owned()),
-            ("password_env", name.to_owned()),
-        ]
-    };
-    let by_helper = |helper: &HelperScript| vec![("credential_helper", helper.path())];
-    let folder = |mut keys: Vec<(&'static str, String)>| {
-        keys.push(("repositories", "folder".to_owned()));
-        vec![table(&keys)]
-    };
-    let proxy = FakeProxy::start().await;
-    let identity = Authority::new().vouch(&["us.example"]);
-    let mut builder = TestProxy::in_front_of(&registries[0])
-        .set("log_level", "trace")
-        .variable("LAYERHOLD_TEST_A", variable)
-        .variable("LAYERHOLD_TEST_B", folder_variable)
-        .variable(
-            "HTTP_PROXY",
-            &format!("http://{USER}:{egress}@{}", proxy.address()),
-        );
-    let (certificate, key) = (
-        builder.write("us.pem", &identity.certificate_pem),
-        builder.write("us.key", &identity.key_pem),
-    );
-    let sources = [
-        (by_file(&files[0]), folder(by_variable("LAYERHOLD_TEST_B"))),
-        (
-            by_variable("LAYERHOLD_TEST_A"),
-            folder(by_helper(&helpers[1])),
-        ),
-        (by_helper(&helpers[0]), folder(by_file(&files[1]))),
-    ];
-    for (nth, (keys, folders)) in sources.into_iter().enumerate() {
-        if nth > 0 {
-            builder = builder.and(&format!("r{nth}.example"), &registries[nth]);
-        }
-        for (key, value) in keys {
-            builder = builder.upstream(key, value);
-        }
-        builder = builder
-            .upstream("credential", folders)
-            .upstream("client_certificate", certificate.clone())
-            .upstream("client_key", key.clone());
-    }
-    let binary = Binary::start(&builder).await;
-    let mut said = String::new();
-    // What a registry may say, what its token server, and whom it may lead to.
+    let scene = Scene::new().await;
+    let binary = Binary::start(&scene.proxy()).await;
     host.always(any("/1"), Fault::Status(403));
     host.always(any("/2"), Fault::Refuse);
     tokens.lock(USER, "something-else");
+    let [.., signature] = SECRETS;
+    // What a registry may say, what its token server, and whom it may lead to.
     for trouble in 0..6 {
-        for registry in &registries {
+        for registry in &scene.registries {
             registry.heal();
             match trouble {
                 // To where nobody is led, to whom it is refused, and who breaks off.
@@ -144,46 +158,46 @@ async fn pitfall_38_no_secret_of_any_source_is_said_by_anybody() {
                 _ => registry.lock(USER, "something-else"),
             }
         }
-        for name in ["", "r1.example/", "r2.example/"] {
-            for folder in ["app", "folder/app"] {
-                let digest = Blob::random(KIB).digest().to_owned();
-                let whole = binary
-                    .blob(&format!("{name}{folder}"), &digest)
-                    .whole()
-                    .await;
-                said += &format!("{:?}{}", whole.head, whole.text());
-            }
-        }
+        assert_silent("an answer", &scene.answers(&binary).await);
     }
-    assert_silent("an answer", &said);
     assert_silent("the metrics", &binary.metrics().await);
     let log: Vec<String> = binary.log().iter().map(ToString::to_string).collect();
-    // It says all that it can, and came to each of them.
+    // It came to each of them.
     for phrase in ["redirected", "may not lead to", "refused our credentials"] {
-        assert!(
-            log.iter().any(|it| it.contains(phrase)),
-            "{phrase}: {log:#?}"
-        );
+        let is_said = log.iter().any(|it| it.contains(phrase));
+        assert!(is_said, "{phrase}: {log:#?}");
     }
     assert_silent("the log", &log.join("\n"));
-    assert!(!proxy.log().is_empty());
+    assert!(!scene.egress.log().is_empty());
     let command = fs::read(format!("/proc/{}/cmdline", binary.pid().as_raw_nonzero())).unwrap();
     assert_silent("the command line", &String::from_utf8_lossy(&command));
-    let (_, printed) = Binary::check(&builder).await;
-    assert_silent("what `check` prints", &printed);
+}
 
-    // What somebody might print who debugs it.
-    let path = builder.file();
+#[tokio::test]
+async fn pitfall_38_no_configuration_shows_its_secrets() {
+    let proxy = Scene::new().await.proxy();
+    let path = proxy.file();
     let words = ["layerhold", "serve", "--config", path.to_str().unwrap()];
     let Command::Serve(options) = Args::parse_from(words).command else {
         panic!("serve is not serve");
     };
-    let variables: BTreeMap<String, String> = builder.variables().clone();
-    let config = Config::load(&options, &variables).unwrap();
+    let config = Config::load(&options, proxy.variables()).unwrap();
     let shown = format!("{config:?} {config:#?}");
-    assert!(shown.contains(USER) && shown.contains("us.key"));
+    for part in [USER, "us.key", "LAYERHOLD_TEST_B"] {
+        assert!(shown.contains(part), "{part}");
+    }
     assert_silent("a configuration", &shown);
-    assert_silent("a report", &config.report());
+    // What `check` prints.
+    let report = config.report();
+    for part in [
+        "[[upstream.credential]]",
+        "password_env",
+        "client_key",
+        "# proxy:",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert_silent("a report", &report);
 }
 
 #[tokio::test]
