@@ -313,7 +313,8 @@ impl Sender {
         ))
     }
 
-    /// Follows redirects. A token stays with the upstream, and does not come back once it was left.
+    /// Follows redirects. A token and our certificate stay with the upstream, and do not come back once it was left: who sends
+    /// us back there is somebody else, and what is said there is then not the upstream's word on what it was asked.
     async fn follow(
         &self,
         question: &Question<'_>,
@@ -321,7 +322,7 @@ impl Sender {
         redirect: Response<Incoming>,
         mut authorization: Option<HeaderValue>,
     ) -> Result<Reply, Error> {
-        let (mut at, mut response) = (asked, redirect);
+        let (mut at, mut response, mut is_own) = (asked, redirect, true);
         for _ in 0..REDIRECTS_MAX {
             let location = response
                 .headers()
@@ -329,7 +330,7 @@ impl Sender {
                 .and_then(|it| it.to_str().ok());
             let target = party::redirect_target(&at, location.unwrap_or("\0"));
             let target = target.map_err(|fault| self.invalid(fault))?;
-            let is_own = party::is_same(&self.config.url, &target);
+            is_own &= party::is_same(&self.config.url, &target);
             if !is_own {
                 authorization = None;
             }

@@ -408,3 +408,55 @@ async fn pitfall_31_no_registry_sends_us_to_a_stranger_with_a_password() {
         }
     }
 }
+
+#[tokio::test]
+async fn pitfall_32_whoever_is_sent_back_to_a_registry_comes_as_nobody() {
+    let shape = &SHAPES[0];
+    let (world, [registry, tokens, blobs]) = shape.world(shape.challenge).await;
+    let place = |nth: usize| &world.places[nth];
+    let blob = Blob::random(KIB);
+    let host = &place(blobs).server;
+    let registry = place(registry);
+    let there = format!("{}{}", shape.blobs.1, blob.digest());
+    registry.server.redirect(any(blob.digest()), 307, there);
+    host.redirect(any(""), 307, format!("https://{}/back", shape.host));
+    registry.server.serve_at("/back", &blob);
+    let file = PasswordFile::new(PASSWORD);
+    let proxy = world.proxy(&file).start().await;
+    // What comes is what was asked for, whoever has it.
+    proxy.pull_blob(shape.repository, &blob).await;
+    let back = registry.server.seen(&get("/back"));
+    assert_eq!(back.len(), 1);
+    assert_eq!(back[0].header("authorization"), None);
+    // On a connection of its own, without our certificate.
+    let front = &registry.front;
+    assert_eq!(front.handshakes() - front.shown(), 1);
+    assert_eq!(place(tokens).server.log().len(), 1);
+}
+
+#[tokio::test]
+async fn pitfall_32_a_redirect_that_leads_down_from_https_is_not_followed() {
+    let shape = &SHAPES[0];
+    let (world, [registry, _, blobs]) = shape.world(shape.challenge).await;
+    let (host, registry) = (&world.places[blobs], &world.places[registry]);
+    let place = |it: &Place| format!("{}:{}", it.name, it.server.address().port());
+    for location in [
+        format!("http://{}/down?sig=s3cr3t", place(host)),
+        format!("http://{}/down", place(registry)),
+        format!("HTTP://{}/down", place(host)),
+    ] {
+        let blob = Blob::random(KIB);
+        host.server.serve_at("/down", &blob);
+        registry.server.serve_at("/down", &blob);
+        registry
+            .server
+            .redirect(any(blob.digest()), 307, location.clone());
+        let file = PasswordFile::new(PASSWORD);
+        let proxy = world.proxy(&file).start().await;
+        let whole = proxy.blob(shape.repository, blob.digest()).whole().await;
+        assert_eq!(whole.head.status, 502, "{location}");
+        assert!(!whole.text().contains("s3cr3t"), "{}", whole.text());
+    }
+    assert_eq!(host.server.connections(), 0);
+    assert_eq!(registry.server.count(&get("/down")), 0);
+}
