@@ -107,6 +107,7 @@ pub(super) struct Limits {
     pub(super) connections: Option<Value>,
     pub(super) connections_per_source: Option<Value>,
     pub(super) requests_per_source: Option<Value>,
+    pub(super) requests_per_identity: Option<Value>,
     pub(super) fills: Option<Value>,
     pub(super) manifest_bytes: Option<Value>,
     pub(super) requests_per_upstream: Option<Value>,

@@ -12,6 +12,7 @@ pub(super) struct ClientLimits {
     /// `None` where it follows from the number of all connections.
     pub(super) connections_per_source: Option<usize>,
     pub(super) requests_per_source: Option<Rate>,
+    pub(super) requests_per_identity: Option<Rate>,
 }
 
 impl ClientLimits {
@@ -35,6 +36,10 @@ impl ClientLimits {
             connections: connections.count(16_384)?,
             connections_per_source: per_source.transpose()?,
             requests_per_source: rate("limits.requests_per_source", &table.requests_per_source)?,
+            requests_per_identity: rate(
+                "limits.requests_per_identity",
+                &table.requests_per_identity,
+            )?,
         })
     }
 }
@@ -51,7 +56,8 @@ mod tests {
             "{report}"
         );
         assert!(!report.contains("requests_per_source ="), "{report}");
-        let text = "limits.connections_per_source = 7\nlimits.requests_per_source = '600/min'";
+        let text = "limits.connections_per_source = 7\nlimits.requests_per_source = '600/min'\n\
+                    limits.requests_per_identity = '50/s'";
         let report = load(text).unwrap().report();
         assert!(
             report.contains("\nconnections_per_source = 7\n"),
@@ -61,6 +67,8 @@ mod tests {
             report.contains("\nrequests_per_source = \"600/min\"\n"),
             "{report}"
         );
+        let line = "\nrequests_per_identity = \"50/s\"\n";
+        assert!(report.contains(line), "{report}");
         assert_eq!(load(&report).unwrap().report(), report);
     }
 

@@ -130,6 +130,7 @@ fn resolve(options: &Options, sources: &Sources<'_>, file: File) -> Result<Confi
             connections_max: clients.connections,
             connections_per_source_max: clients.connections_per_source,
             requests_per_source: clients.requests_per_source,
+            requests_per_identity: clients.requests_per_identity,
             header_read_timeout: timeouts.header_read,
             write_idle_timeout: timeouts.write_idle,
             drain_timeout: timeouts.drain,

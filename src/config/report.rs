@@ -127,6 +127,9 @@ impl Config {
         if let Some(rate) = server.requests_per_source {
             writeln!(out, "requests_per_source = \"{rate}\"")?;
         }
+        if let Some(rate) = server.requests_per_identity {
+            writeln!(out, "requests_per_identity = \"{rate}\"")?;
+        }
         writeln!(out, "fills = {}", self.cache.fills_max)?;
         writeln!(
             out,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::shown::is_plain;
+
 /// Who a client is to us: what it has shown, and nothing that it only says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
@@ -49,7 +51,7 @@ impl Identity {
 
 /// Whether an identity may have this name.
 pub fn is_identity(name: &str) -> bool {
-    !name.is_empty() && name.len() <= IDENTITY_BYTES_MAX && !name.contains(char::is_control)
+    !name.is_empty() && name.len() <= IDENTITY_BYTES_MAX && name.chars().all(is_plain)
 }
 
 /// Longer than any user's name.
@@ -66,7 +68,7 @@ mod tests {
             let identity = Identity::named(name, Means::Token).unwrap();
             assert_eq!(identity.name(), Some(name));
         }
-        for name in ["", "a\nb", "a\u{85}b", &format!("{long}n")] {
+        for name in ["", "a\nb", "a\u{85}b", "a\u{202e}b", &format!("{long}n")] {
             assert_eq!(Identity::named(name, Means::Token), None, "{name:?}");
         }
         assert_eq!(Identity::default().name(), None);

@@ -28,6 +28,8 @@ pub struct Config {
     pub connections_per_source_max: Option<usize>,
     /// How often clients of one such source may ask for content; `None` for as often as they like.
     pub requests_per_source: Option<Rate>,
+    /// The same for each who has shown who it is.
+    pub requests_per_identity: Option<Rate>,
     /// How long a client may take over a request's head, and let its connection be idle before.
     pub header_read_timeout: Duration,
     /// How long a client may take nothing while we have bytes for it. That it takes nothing may be noticed at the end of a

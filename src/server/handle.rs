@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::HeaderValue;
+use http::header::{CONNECTION, HeaderValue};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -96,6 +96,11 @@ pub(super) async fn handle(
     let (mut head, body) = response.into_parts();
     let value = HeaderValue::from_str(&line.id).ok();
     head.headers.extend(value.map(|value| (REQUEST_ID, value)));
+    if method(request.method()).is_none() {
+        // What comes behind a write is its body, which nobody wants, whoever it is that refuses it.
+        let close = HeaderValue::from_static("close");
+        head.headers.insert(CONNECTION, close);
+    }
     if let Ok(Route {
         namespace: Some(namespace),
         ..
@@ -172,7 +177,7 @@ async fn answer(
                 caller,
                 deadline: front.proxy.deadline(),
             };
-            respond_to(front, &pull, request, line.client).await
+            respond_to(front, &pull, request, line).await
         }
     };
     match pulled {
@@ -279,10 +284,11 @@ async fn respond_to(
     front: &Front,
     pull: &Pull,
     request: &Request<Incoming>,
-    client: IpAddr,
+    line: &Line,
 ) -> Result<(Response<ResponseBody>, &'static str), Error> {
     if pull.endpoint != Endpoint::Ping {
-        front.limits.turn(client, pull.deadline).await?;
+        let who = (line.client, &line.identity);
+        front.limits.turn(who, pull.deadline).await?;
     }
     let answer = front.proxy.pull(pull).await?;
     let outcome = match &answer {

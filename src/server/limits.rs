@@ -1,11 +1,13 @@
-//! How often each source may ask, and what becomes of it when it asks more often.
+//! How often each source and each identity may ask, and what becomes of it when it does more often.
 //!
 //! Who asks too often is made to wait for its turn, as long as that is some seconds, and only then refused. A client that
 //! is made to wait pulls at the rate that it may, whatever it is. One that is refused does what its kind does: containerd asks
 //! again at once when it is told 429, as often as it may, and goes to the registry itself when it is told 503, which is what
 //! dockerd does in either case. So the refusal is a 503 with `Retry-After`: it ends the hammering.
 
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::config::Config;
 use super::metrics::{Metrics, Rejection};
-use crate::net::{Buckets, Networks, Rate, Share, Source};
+use crate::net::{Buckets, Identity, Networks, Rate, Share, Source};
 use crate::proxy::Error;
 
 /// Who has asked how often.
@@ -22,6 +24,8 @@ pub(super) struct Limits {
     /// From when its times are counted.
     began: Instant,
     per_source: Option<Mutex<Buckets<Source>>>,
+    /// By name, however it was shown.
+    per_identity: Option<Mutex<Buckets<Arc<str>>>>,
     /// The proxies in front of us, which ask for others.
     trusted: Networks,
     metrics: Metrics,
@@ -32,44 +36,67 @@ impl Limits {
         Self {
             began: Instant::now(),
             per_source: config.requests_per_source.map(buckets),
+            per_identity: config.requests_per_identity.map(buckets),
             trusted: config.trusted_proxies.clone(),
             metrics,
         }
     }
 
-    /// Waits for the turn of a request that is made for `client` and has to be answered by `deadline`. Cancelled, its turn
-    /// is lost.
+    /// Waits for the turn of a request that is made for this client, by whoever that is, and has to be answered by `deadline`.
+    /// Cancelled, its turn is lost.
     ///
     /// # Errors
     ///
     /// When its turn does not come soon.
-    pub(super) async fn turn(&self, client: IpAddr, deadline: Instant) -> Result<(), Error> {
-        let Some(buckets) = &self.per_source else {
-            return Ok(());
-        };
-        // Without a word on for whom it asks, a balancer is everybody.
-        if self.trusted.contains(client) {
-            return Ok(());
-        }
+    pub(super) async fn turn(
+        &self,
+        (client, identity): (IpAddr, &Identity),
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()) / 2);
-        let share = buckets
-            .lock()
-            .take(&Source::of(client), self.began.elapsed(), patience);
-        match share {
-            Share::Now => Ok(()),
-            Share::After(wait) => {
-                sleep(wait).await;
-                Ok(())
-            }
-            Share::Refused(after) => {
-                self.metrics.rejected(Rejection::RequestsPerSource);
-                Err(Error::TooOften { after })
-            }
+        let mut wait = Duration::ZERO;
+        // Without a word on for whom it asks, a balancer is everybody.
+        if let Some(buckets) = &self.per_source
+            && !self.trusted.contains(client)
+        {
+            let share = self.share(buckets, &Source::of(client), patience);
+            let waited =
+                share.map_err(|after| self.refused(Rejection::RequestsPerSource, after))?;
+            wait = wait.max(waited);
         }
+        if let (Some(buckets), Identity::Named { name, .. }) = (&self.per_identity, identity) {
+            let share = self.share(buckets, name, patience);
+            let waited =
+                share.map_err(|after| self.refused(Rejection::RequestsPerIdentity, after))?;
+            wait = wait.max(waited);
+        }
+        if wait > Duration::ZERO {
+            sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// How long to wait for a turn, else when to ask again.
+    fn share<K: Clone + Ord + Hash>(
+        &self,
+        buckets: &Mutex<Buckets<K>>,
+        key: &K,
+        patience: Duration,
+    ) -> Result<Duration, Duration> {
+        match buckets.lock().take(key, self.began.elapsed(), patience) {
+            Share::Now => Ok(Duration::ZERO),
+            Share::After(wait) => Ok(wait),
+            Share::Refused(after) => Err(after),
+        }
+    }
+
+    fn refused(&self, rejection: Rejection, after: Duration) -> Error {
+        self.metrics.rejected(rejection);
+        Error::TooOften { after }
     }
 }
 
-fn buckets<K: Clone + Ord + std::hash::Hash>(rate: Rate) -> Mutex<Buckets<K>> {
+fn buckets<K: Clone + Ord + Hash>(rate: Rate) -> Mutex<Buckets<K>> {
     Mutex::new(Buckets::new(rate, BUCKETS_MAX))
 }
 

@@ -75,6 +75,10 @@ pub(super) enum Rejection {
     ConnectionsPerSource,
     /// A request from a source that asks too often.
     RequestsPerSource,
+    /// A request by somebody who asks too often.
+    RequestsPerIdentity,
+    /// A password from a source where many were wrong.
+    FailedAuthentications,
 }
 
 /// Why a connection could not be accepted.
@@ -365,11 +369,13 @@ impl HandshakeEnd {
 }
 
 impl Rejection {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::Head,
         Self::Ambiguous,
         Self::ConnectionsPerSource,
         Self::RequestsPerSource,
+        Self::RequestsPerIdentity,
+        Self::FailedAuthentications,
     ];
 
     const fn label(self) -> &'static str {
@@ -378,6 +384,8 @@ impl Rejection {
             Self::Ambiguous => "ambiguous",
             Self::ConnectionsPerSource => "connections_per_source",
             Self::RequestsPerSource => "requests_per_source",
+            Self::RequestsPerIdentity => "requests_per_identity",
+            Self::FailedAuthentications => "failed_authentications",
         }
     }
 }

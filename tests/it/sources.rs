@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 
 use crate::harness::binary::field;
@@ -181,4 +183,103 @@ async fn a_request_that_comes_a_little_early_waits_for_its_turn() {
     for whole in join_all(pulls).await {
         whole.is(200, image.manifest.bytes());
     }
+}
+
+/// A proxy that knows two users by their passwords.
+async fn guarded(upstream: &FakeRegistry, key: &str, value: &str) -> TestProxy {
+    let builder = TestProxy::in_front_of(upstream)
+        .set("freshness.fresh_for", "1h")
+        .set(key, value);
+    let line = |name: &str| {
+        let hash = bcrypt::hash(format!("{name}-password"), 4).unwrap();
+        format!("{name}:{hash}\n")
+    };
+    let file = builder.write("htpasswd", &[line("ann"), line("bob")].concat());
+    builder.set("access.htpasswd_file", file).start().await
+}
+
+/// The header line of somebody who shows a password.
+fn shown(name: &str, password: &str) -> String {
+    let pair = STANDARD.encode(format!("{name}:{password}"));
+    format!("Authorization: Basic {pair}\r\n")
+}
+
+#[tokio::test]
+async fn who_has_shown_who_it_is_has_a_limit_of_its_own_wherever_it_comes_from() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = guarded(&upstream, "limits.requests_per_identity", "3/h").await;
+    let image = Image::random(&[KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    let target = format!("/v2/{APP}/manifests/v1");
+    let pull = async |from, name: &str| {
+        let connection = Connection::open_from(from, proxy.registry).await;
+        let lines = shown(name, &format!("{name}-password"));
+        ask(connection, &target, &lines).await.0
+    };
+    for from in [ONE, OTHER, ONE] {
+        let whole = pull(from, "ann").await;
+        whole.is(200, image.manifest.bytes());
+    }
+    let whole = pull(OTHER, "ann").await;
+    assert_eq!(whole.head.status, 503);
+    assert_eq!(whole.code().as_deref(), Some("TOOMANYREQUESTS"));
+    assert!(whole.head.header("retry-after").is_some());
+    pull(OTHER, "bob").await.is(200, image.manifest.bytes());
+    let refused = [("reason", "requests_per_identity")];
+    let refused = proxy.metric("layerhold_refusals_total", &refused).await;
+    assert_eq!(refused, 1.0);
+}
+
+#[tokio::test]
+async fn who_guesses_passwords_is_not_listened_to_for_a_while() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = guarded(&upstream, "freshness.usable_for", "7d").await;
+    let login = async |from, name: &str, password: &str| {
+        let connection = Connection::open_from(from, proxy.registry).await;
+        ask(connection, "/v2/", &shown(name, password)).await.0
+    };
+    login(ONE, "ann", "ann-password").await.is(200, b"{}");
+    let mut guesses = 0;
+    let refused = loop {
+        let whole = login(ONE, "bob", &format!("guess {guesses}")).await;
+        if whole.head.status != 401 {
+            break whole;
+        }
+        guesses += 1;
+    };
+    assert_eq!(refused.head.status, 503);
+    assert_eq!(refused.code().as_deref(), Some("TOOMANYREQUESTS"));
+    assert!(refused.head.header("retry-after").is_some());
+    assert!(guesses >= 60, "{guesses}");
+    // Who was there before is, and so is everybody else.
+    login(ONE, "ann", "ann-password").await.is(200, b"{}");
+    login(OTHER, "bob", "bob-password").await.is(200, b"{}");
+    let refused = [("reason", "failed_authentications")];
+    let refused = proxy.metric("layerhold_refusals_total", &refused).await;
+    assert_eq!(refused, 1.0);
+}
+
+#[tokio::test]
+async fn a_write_ends_its_connection_whoever_refuses_it() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = guarded(&upstream, "freshness.usable_for", "7d").await;
+    let target = format!("/v2/{APP}/manifests/v1");
+    for (lines, status) in [
+        (String::new(), 401),
+        (shown("ann", "guess"), 401),
+        (shown("ann", "ann-password"), 405),
+    ] {
+        let mut connection = Connection::open_from(ONE, proxy.registry).await;
+        let next = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n";
+        let length = next.len();
+        let head = format!(
+            "PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{lines}\r\n{next}{next}"
+        );
+        connection.write(head.as_bytes()).await.unwrap();
+        let (whole, connection) = connection.head("PUT").await.whole_and_connection().await;
+        assert_eq!(whole.head.status, status);
+        assert_eq!(whole.head.header("connection"), Some("close"));
+        assert!(connection.closed().await);
+    }
+    assert!(upstream.log().is_empty());
 }

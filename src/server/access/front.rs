@@ -8,7 +8,7 @@ use http::HeaderMap;
 use parking_lot::RwLock;
 use tracing::debug;
 
-use super::super::metrics::{Authentication, Metrics};
+use super::super::metrics::{Authentication, Metrics, Rejection};
 use super::super::peer::Peer;
 use super::book::{self, Book};
 use super::challenge::Challenge;
@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::rules::{Asked, Verdict, Who, judge};
 use super::sealed::{Bearer, Grant, Sealer, Shape};
 use super::shown::Shown;
-use crate::net::{Identity, Means, Networks, Secret};
+use crate::net::{Identity, Means, Networks, Secret, Source};
 use crate::oci::{Endpoint, Namespace};
 
 /// Who may pull what.
@@ -271,10 +271,15 @@ impl Access {
         }
         let users = terms.users.as_ref().ok_or_else(wrong)?;
         let users = users.current().await;
-        match self.passwords.check(&users, user, password).await {
+        let source = Source::of(visit.client);
+        match self.passwords.check(&users, user, password, source).await {
             Checked::Right(entry) => Ok(bearer(Shape::User, entry)),
             Checked::Wrong => Err(wrong()),
             Checked::Busy => Err(Refusal::Busy),
+            Checked::TooManyWrong(after) => {
+                self.metrics.rejected(Rejection::FailedAuthentications);
+                Err(Refusal::TooManyWrong(after))
+            }
         }
     }
 
@@ -396,7 +401,7 @@ impl Authentication {
                 },
             },
             Err(Refusal::Void(_)) => Self::Void,
-            Err(Refusal::Busy) => Self::Busy,
+            Err(Refusal::Busy | Refusal::TooManyWrong(_)) => Self::Busy,
             Err(
                 Refusal::Nothing(_)
                 | Refusal::Wrong(_)

@@ -45,7 +45,7 @@ impl Access {
     ) -> Result<Identity, NotTaken> {
         let found = self.authenticate(visit).await;
         let Authenticated { identity, shown } = found.map_err(|refusal| match refusal {
-            Refusal::Busy => NotTaken::Busy,
+            Refusal::Busy | Refusal::TooManyWrong(_) => NotTaken::Busy,
             Refusal::Nothing(_)
             | Refusal::Wrong(_)
             | Refusal::Void(_)

@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::entries::{Fingerprint, User, Users};
-use crate::net::Secret;
+use crate::net::{Buckets, Rate, Secret, Source};
 
 /// Checks passwords, and remembers for a while what it found.
 ///
 /// What is remembered is found by a keyed hash of user and password, and holds for the entry it was found by: with another line
 /// for the user, or none, it is void. Right and wrong ones are kept apart, so that who tries wrong ones pushes no right one out.
+///
+/// From a source where many were wrong of late, no more are checked for a while. Those that are known to be right still are, so
+/// that somebody who guesses shuts none of its neighbours out who were there before.
 #[derive(Debug)]
 pub(super) struct Passwords {
     /// Random, of this process.
@@ -25,6 +29,10 @@ pub(super) struct Passwords {
     queue: Semaphore,
     right: Cache<Keyed, Found>,
     wrong: Cache<Keyed, Found>,
+    /// Wrong ones by where they came from.
+    failures: Mutex<Buckets<Source>>,
+    /// From when the time of those is counted.
+    began: Instant,
 }
 
 /// What became of a check.
@@ -35,6 +43,8 @@ pub(super) enum Checked {
     Wrong,
     /// Too many are waiting.
     Busy,
+    /// Too many were wrong that came from there; again after this long.
+    TooManyWrong(Duration),
 }
 
 /// A user and a password, as nobody can read them.
@@ -59,15 +69,26 @@ impl Passwords {
             queue: Semaphore::new(QUEUE_MAX),
             right: Cache::new(RIGHT_MAX),
             wrong: Cache::new(WRONG_MAX),
+            failures: Mutex::new(Buckets::new(FAILURES, SOURCES_MAX)),
+            began: Instant::now(),
         }
     }
 
     /// Whether this is the password of this user, who need not exist. Cancelled, a check that has begun goes on for nobody.
-    pub(super) async fn check(&self, users: &Users, name: &str, password: &Secret) -> Checked {
+    pub(super) async fn check(
+        &self,
+        users: &Users,
+        name: &str,
+        password: &Secret,
+        source: Source,
+    ) -> Checked {
         let keyed = self.keyed(name, password);
         let user = users.get(name);
         if let Some(known) = self.known(&keyed, user) {
             return known;
+        }
+        if let Err(after) = self.may_fail(source) {
+            return Checked::TooManyWrong(after);
         }
         let Ok(_waiting) = self.queue.try_acquire() else {
             return Checked::Busy;
@@ -79,6 +100,10 @@ impl Passwords {
         // Somebody with the same may have been before.
         if let Some(known) = self.known(&keyed, user) {
             return known;
+        }
+        // And so may those who came from there with others.
+        if let Err(after) = self.may_fail(source) {
+            return Checked::TooManyWrong(after);
         }
         let hash = user.map_or_else(
             || users.stand_in(self.number(name)),
@@ -99,6 +124,8 @@ impl Passwords {
         };
         let until = |lifetime| Instant::now() + lifetime;
         if checked == Checked::Wrong {
+            let now = self.began.elapsed();
+            self.failures.lock().take(&source, now, Duration::ZERO);
             let until = until(WRONG_FOR);
             self.wrong.insert(keyed, Found { entry, until });
         } else {
@@ -106,6 +133,11 @@ impl Passwords {
             self.right.insert(keyed, Found { entry, until });
         }
         checked
+    }
+
+    /// Whether one more that is wrong may come from there.
+    fn may_fail(&self, source: Source) -> Result<(), Duration> {
+        self.failures.lock().look(&source, self.began.elapsed())
     }
 
     /// What was found before, and holds yet.
@@ -147,6 +179,10 @@ const RIGHT_FOR: Duration = Duration::from_secs(300);
 /// How long one that was wrong is: who tries it again and again costs nothing.
 const WRONG_FOR: Duration = Duration::from_secs(5);
 const RIGHT_MAX: u64 = 10_000;
+/// So many different ones may be wrong from one source, at once and then by the minute: more than the typing errors of all who
+/// are behind one address, and far fewer than guessing takes. The same one again is one in [`WRONG_FOR`].
+const FAILURES: Rate = Rate::per_minute(60);
+const SOURCES_MAX: usize = 1 << 16;
 const WRONG_MAX: u64 = 10_000;
 
 #[cfg(test)]
@@ -161,16 +197,55 @@ mod tests {
     }
 
     async fn is_right(passwords: &Passwords, users: &Users, name: &str, password: &str) -> bool {
-        let checked = passwords.check(users, name, &Secret::new(password)).await;
+        let (password, source) = (Secret::new(password), Source::of([192, 0, 2, 1].into()));
+        let checked = passwords.check(users, name, &password, source).await;
         match checked {
             Checked::Right(entry) => {
                 assert_eq!(entry, users.get(name).unwrap().entry);
                 true
             }
             Checked::Wrong => false,
-            Checked::Busy => panic!("nobody else is there"),
+            Checked::Busy | Checked::TooManyWrong(_) => panic!("nobody else is there"),
         }
     }
+
+    #[tokio::test]
+    async fn who_guesses_is_not_listened_to_and_shuts_out_nobody_who_was_there() {
+        let passwords = Passwords::new();
+        let users = users(&[("ann", "one"), ("bob", "two")]);
+        let [here, there] = [1, 2].map(|n| Source::of([192, 0, 2, n].into()));
+        let check = async |name, password: &str, source| {
+            let password = Secret::new(password);
+            passwords.check(&users, name, &password, source).await
+        };
+        assert!(matches!(check("ann", "one", here).await, Checked::Right(_)));
+        let mut wrong = 0;
+        for n in 0.. {
+            match check("bob", &n.to_string(), here).await {
+                Checked::Wrong => wrong += 1,
+                Checked::TooManyWrong(after) => {
+                    assert!(after <= Duration::from_secs(1));
+                    break;
+                }
+                other @ (Checked::Right(_) | Checked::Busy) => panic!("{other:?}"),
+            }
+        }
+        assert!(wrong >= 60, "{wrong}");
+        // Were it right, nobody would hear it.
+        passwords
+            .failures
+            .lock()
+            .take(&here, passwords.began.elapsed(), FOREVER);
+        let guess = check("bob", "two", here).await;
+        assert!(matches!(guess, Checked::TooManyWrong(_)), "{guess:?}");
+        assert!(matches!(check("ann", "one", here).await, Checked::Right(_)));
+        assert!(matches!(
+            check("bob", "two", there).await,
+            Checked::Right(_)
+        ));
+    }
+
+    const FOREVER: Duration = Duration::from_secs(1 << 20);
 
     #[tokio::test]
     async fn what_was_found_holds_for_the_entry_it_was_found_by() {

@@ -24,6 +24,8 @@ pub(in crate::server) enum Refusal {
     Method,
     /// Too many passwords are being checked.
     Busy,
+    /// Too many passwords were wrong that came from there; again after this long.
+    TooManyWrong(Duration),
 }
 
 impl Refusal {
@@ -34,7 +36,7 @@ impl Refusal {
             Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::TooManyWrong(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -44,7 +46,7 @@ impl Refusal {
             Self::Nothing(_) | Self::Wrong(_) | Self::Void(_) => ErrorCode::Unauthorized,
             Self::Denied(_) => ErrorCode::Denied,
             Self::Malformed(_) | Self::Method => ErrorCode::Unsupported,
-            Self::Busy => ErrorCode::TooManyRequests,
+            Self::Busy | Self::TooManyWrong(_) => ErrorCode::TooManyRequests,
         }
     }
 
@@ -58,7 +60,7 @@ impl Refusal {
             Self::Denied(None) => "no access rule of this proxy allows this".to_owned(),
             Self::Malformed(message) => (*message).to_owned(),
             Self::Method => "tokens are asked for by GET".to_owned(),
-            Self::Busy => ErrorCode::TooManyRequests.message().to_owned(),
+            Self::Busy | Self::TooManyWrong(_) => ErrorCode::TooManyRequests.message().to_owned(),
         }
     }
 
@@ -68,13 +70,26 @@ impl Refusal {
             Self::Nothing(challenge) | Self::Wrong(challenge) | Self::Void(challenge) => {
                 Some(challenge)
             }
-            Self::Denied(_) | Self::Malformed(_) | Self::Method | Self::Busy => None,
+            Self::Denied(_)
+            | Self::Malformed(_)
+            | Self::Method
+            | Self::Busy
+            | Self::TooManyWrong(_) => None,
         }
     }
 
     /// After how long to ask again.
     pub(in crate::server) fn retry_after(&self) -> Option<Duration> {
-        matches!(self, Self::Busy).then_some(RETRY_AFTER)
+        match self {
+            Self::Busy => Some(RETRY_AFTER),
+            Self::TooManyWrong(after) => Some(*after),
+            Self::Nothing(_)
+            | Self::Wrong(_)
+            | Self::Void(_)
+            | Self::Denied(_)
+            | Self::Malformed(_)
+            | Self::Method => None,
+        }
     }
 }
 

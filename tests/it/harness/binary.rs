@@ -198,11 +198,10 @@ impl Binary {
 
     /// The log so far: one line, one object.
     pub(crate) fn log(&self) -> Vec<Value> {
-        let log = self.log.lock();
         let parse = |line: &String| {
             serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON on stderr: {line:?}"))
         };
-        log.iter().map(parse).collect()
+        self.log_lines().iter().map(parse).collect()
     }
 
     /// The log so far, as it was written.
