@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use layerhold::cli::{Args, Client, Command, Options};
 use layerhold::config::{Config, Error};
-use layerhold::net::{Chain, DurationText, SizeText, parse_duration, parse_size};
+use layerhold::net::{Chain, DurationText, Rate, SizeText, parse_duration, parse_size};
 use tempfile::TempDir;
 
 use super::{Pattern, Target, text, whole};
@@ -60,6 +60,45 @@ fn size(input: &[u8]) -> bool {
         assert_eq!(parse_size(&SizeText(size).to_string()), Ok(size));
     }
     parsed.is_some()
+}
+
+pub(super) const RATE: Target = Target {
+    name: "rate",
+    run: rate,
+    seeds: &[
+        b"100/s",
+        b"600/min",
+        b"5000/h",
+        b"0/s",
+        b"1000001/s",
+        b"1/m",
+    ],
+    words: &[
+        b"/",
+        b"s",
+        b"min",
+        b"h",
+        b"0",
+        b"1",
+        b" ",
+        b"+",
+        b"18446744073709551616",
+    ],
+};
+
+fn rate(input: &[u8]) -> bool {
+    static PATTERN: Pattern = Pattern::new(|| whole("0*([1-9][0-9]{0,6})/(?:s|min|h)"));
+    let Some(text) = text(input) else {
+        return false;
+    };
+    let count = PATTERN.captures(text);
+    let count = count.map(|it| it[1].parse::<u32>().unwrap());
+    let parsed = Rate::parse(text);
+    assert_eq!(parsed.is_ok(), count.is_some_and(|it| it <= 1_000_000));
+    if let Ok(rate) = parsed {
+        assert_eq!(Rate::parse(&rate.to_string()), Ok(rate));
+    }
+    parsed.is_ok()
 }
 
 pub(super) const DURATION: Target = Target {

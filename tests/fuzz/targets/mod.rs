@@ -47,6 +47,7 @@ pub(crate) const TARGETS: &[Target] = &[
     peers::NETWORK,
     configuration::SIZE,
     configuration::DURATION,
+    configuration::RATE,
     fields::CHALLENGE,
     bodies::TOKEN,
     bodies::CREDENTIAL_HELPER,

@@ -62,10 +62,14 @@ fn host(input: &[u8]) -> bool {
         return false;
     };
     let is_host = |it: char| it.is_ascii_graphic() && !"/?#@\\\"<>".contains(it);
-    assert!(
-        target.authority().is_some() || host.chars().all(is_host),
-        "{host:?}"
-    );
+    assert!(host.chars().all(is_host), "{host:?}");
+    // What is behind the last colon outside of brackets is a port.
+    let port = host
+        .rsplit_once(']')
+        .map_or(host, |it| it.1)
+        .split_once(':');
+    let is_port = |it: &str| it.is_empty() || it.parse::<u16>().is_ok();
+    assert!(port.is_none_or(|(_, port)| is_port(port)), "{host:?}");
     true
 }
 
