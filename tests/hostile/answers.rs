@@ -166,6 +166,7 @@ const STATUSES: &[u16] = &[
 const HEADERS: &[&str] = &[
     "accept-ranges",
     "allow",
+    "cache-control",
     "cache-status",
     "connection",
     "content-length",

@@ -17,8 +17,8 @@
 //!
 //! Meanwhile somebody pulls as usual, and at the end nothing is left: connections, descriptors, memory.
 //!
-//! A second test changes good requests at random, where only what holds for every answer is known; in a third it is the registry that
-//! sends what it should not.
+//! A second test changes good requests at random, where only what holds for every answer is known, and a third does so where clients have
+//! to show who they are. In a fourth it is the registry that sends what it should not.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -52,7 +52,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 
 use crate::exchange::Exchange;
-use crate::harness::{APP, Binary, Blob, FakeRegistry, Image, KIB, TestProxy};
+use crate::harness::{APP, Binary, Blob, FakeRegistry, Image, KIB, ProxyBuilder, TestProxy};
 use crate::log::Log;
 use crate::process::{Usage, is_as_before, turn};
 use crate::shapes::Shapes;
@@ -104,9 +104,7 @@ async fn good_requests_that_are_changed_at_random_get_no_answer_that_is_not_one(
     let upstream = FakeRegistry::start().await;
     upstream.allow_concurrent_transfers();
     let (binary, image) = started(&upstream).await;
-    let target = Target::of(&binary, &image);
-    let mut shapes = Shapes::new(seed, &target);
-    let seen = throw(&binary, (0..requests).map(|_| shapes.changed())).await;
+    changed_at_random(&binary, &image, seed, requests).await;
     for asked in upstream.log() {
         let is_plain = asked.path.bytes().all(|it| it.is_ascii_graphic());
         assert!(is_plain && asked.path.starts_with("/v2/"), "{asked:?}");
@@ -114,12 +112,41 @@ async fn good_requests_that_are_changed_at_random_get_no_answer_that_is_not_one(
             assert_eq!(asked.header(name), None, "{asked:?}");
         }
     }
-    Log::of(&binary).await.is_sane(&seen);
-    let failed = binary
-        .metric("layerhold_requests_total", &[("status", "500")])
-        .await;
-    assert_eq!(failed, 0.0, "a request's code panicked");
     binary.pull_manifest(APP, "v1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_shows_something_like_a_password_gets_and_leaves_nothing() {
+    let _turn = turn().await;
+    let (seed, requests) = (seed(), number("HOSTILE_REQUESTS").unwrap_or(6000) / 3);
+    println!("HOSTILE_SEED={seed}, {requests} requests");
+    let upstream = FakeRegistry::start().await;
+    let image = Image::random(&[4 * KIB]);
+    let builder = builder(&upstream);
+    let hash = bcrypt::hash("hunter2", 4).unwrap();
+    let file = builder.write("htpasswd", &format!("ann:{hash}\n"));
+    let binary = Binary::start(&builder.set("access.htpasswd_file", file)).await;
+    changed_at_random(&binary, &image, seed, requests).await;
+    let log = Log::of(&binary).await;
+    log.has_none_of(&["hunter2", shapes::PASSWORD]);
+    // Who is who it says is served, whoever guessed from there.
+    let login = binary
+        .get("/v2/")
+        .header("Authorization", format!("Basic {}", shapes::PASSWORD));
+    login.whole().await.is(200, b"{}");
+}
+
+async fn changed_at_random(binary: &Binary, image: &Image, seed: u64, requests: u64) {
+    let mut shapes = Shapes::new(seed, &Target::of(binary, image));
+    let login = binary
+        .get("/v2/")
+        .header("Authorization", format!("Basic {}", shapes::PASSWORD));
+    login.whole().await.is(200, b"{}");
+    let seen = throw(binary, (0..requests).map(|_| shapes.changed())).await;
+    Log::of(binary).await.is_sane(&seen);
+    let failed = [("status", "500")];
+    let failed = binary.metric("layerhold_requests_total", &failed).await;
+    assert_eq!(failed, 0.0, "a request's code panicked");
 }
 
 /// What is there to be asked for.
@@ -138,15 +165,18 @@ impl Target {
 async fn started(upstream: &FakeRegistry) -> (Binary, Image) {
     let image = Image::random(&[4 * KIB]);
     upstream.serve_image(APP, "v1", &image);
-    let builder = TestProxy::in_front_of(upstream)
-        .set("freshness.fresh_for", "1h")
-        // Whoever does not go on is hung up on.
-        .set("timeouts.header_read", "3s")
-        .set("log_level", "debug");
-    let binary = Binary::start(&builder).await;
+    let binary = Binary::start(&builder(upstream)).await;
     binary.pull_manifest(APP, "v1").await;
     binary.wait_for_hit(APP, &image.layers[0]).await;
     (binary, image)
+}
+
+fn builder(upstream: &FakeRegistry) -> ProxyBuilder {
+    TestProxy::in_front_of(upstream)
+        .set("freshness.fresh_for", "1h")
+        // Whoever does not go on is hung up on.
+        .set("timeouts.header_read", "3s")
+        .set("log_level", "debug")
 }
 
 /// Sends all of them, some at a time: the ids of the requests that were answered.

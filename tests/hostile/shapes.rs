@@ -79,11 +79,14 @@ impl Shapes {
             format!("/v2/{APP}/tags/list?n=2&last=a%00b"),
             format!("/v2/{APP}/referrers/{blob}?artifactType=a%2Fb"),
             "/v2/".to_owned(),
+            format!("/token?service=cache&scope=repository:{APP}:pull&account=ann"),
         ];
         let target = self.one_of(&good);
         let fields = self.one_of(&HARMLESS.map(str::to_owned));
+        let shown = ["Bearer smuggled".to_owned(), format!("Basic {PASSWORD}")];
+        let shown = self.one_of(&shown);
         let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: cache\r\n{fields}\r\nX-Smuggled: 1\r\nAuthorization: Bearer smuggled\r\n\r\n"
+            "GET {target} HTTP/1.1\r\nHost: cache\r\n{fields}\r\nX-Smuggled: 1\r\nAuthorization: {shown}\r\n\r\n"
         );
         let mut bytes = request.into_bytes();
         for _ in 0..self.random.random_range(1..5) {
@@ -520,6 +523,9 @@ impl Shapes {
         )
     }
 }
+
+/// `ann:hunter2`
+pub(crate) const PASSWORD: &str = "YW5uOmh1bnRlcjI=";
 
 const NO_HTTP: &str = "no HTTP";
 
