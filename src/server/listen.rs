@@ -24,7 +24,7 @@ use super::limits::Limits;
 use super::metrics::Metrics;
 use super::peers::Peers;
 use super::port::TlsPort;
-use super::serve::Connections;
+use super::serve::{Connections, StreamPlaces};
 use super::serve_admin::serve_admin;
 use super::sources::Sources;
 use super::tls::{Tls, TlsError};
@@ -193,12 +193,13 @@ impl Server {
         registry: Registry,
         stop: CancellationToken,
     ) {
+        let connections = self.connections(Arc::clone(&proxy));
         let admin = Admin {
             registry,
             health: self.health.clone(),
             verifications: Verifications::new(cache.clone()),
             cache,
-            proxy: Arc::clone(&proxy),
+            proxy,
             peers: Arc::new(Peers::new(&self.config)),
             access: Arc::clone(&self.access),
         };
@@ -211,26 +212,7 @@ impl Server {
         ));
         let tending = tokio::spawn(self.ports.clone().tend(self.admin_stopping.clone()));
         self.metrics.takes_at_once(self.config.connections_max);
-        let front = Arc::new(Front {
-            proxy,
-            peers: Peers::new(&self.config),
-            callers: Callers::new(Arc::clone(&self.access)),
-            access: self.access,
-            limits: Limits::new(&self.config, self.metrics.clone()),
-            metrics: self.metrics,
-        });
-        let per_source = self.config.connections_per_source();
         let places = Arc::new(Semaphore::new(self.config.connections_max));
-        let connections = Connections {
-            front,
-            tls: self.ports.registry.clone(),
-            sources: Arc::new(Sources::new(per_source)),
-            config: Arc::new(self.config.clone()),
-            streams: Arc::new(Semaphore::new(self.config.connections_max)),
-            stopping: self.stopping.clone(),
-            breaking_off: self.breaking_off,
-            tracker: self.connections.clone(),
-        };
         let accepting = TaskTracker::new();
         for listener in self.listeners {
             let acceptor = Acceptor {
@@ -259,13 +241,36 @@ impl Server {
                 connections = self.connections.len(),
                 "drain timeout is over, breaking off"
             );
-            connections.breaking_off.cancel();
+            self.breaking_off.cancel();
             self.connections.wait().await;
         }
         self.admin_stopping.cancel();
         // A panic there is no reason not to stop.
         let _ = admin_serving.await;
         let _ = tending.await;
+    }
+
+    /// What all connections share.
+    fn connections(&self, proxy: Arc<Proxy>) -> Connections {
+        let front = Arc::new(Front {
+            proxy,
+            peers: Peers::new(&self.config),
+            callers: Callers::new(Arc::clone(&self.access)),
+            access: Arc::clone(&self.access),
+            limits: Limits::new(&self.config, self.metrics.clone()),
+            metrics: self.metrics.clone(),
+        });
+        let per_source = self.config.connections_per_source();
+        Connections {
+            front,
+            tls: self.ports.registry.clone(),
+            sources: Arc::new(Sources::new(per_source)),
+            config: Arc::new(self.config.clone()),
+            streams: Arc::new(StreamPlaces::new(&self.config)),
+            stopping: self.stopping.clone(),
+            breaking_off: self.breaking_off.clone(),
+            tracker: self.connections.clone(),
+        }
     }
 }
 

@@ -21,11 +21,17 @@ pub struct Metrics {
     connections: IntGauge,
     connections_limit: IntGauge,
     accept_errors: IntCounterVec,
-    handshakes: IntCounterVec,
-    certificate_expiry: IntGaugeVec,
+    tls: TlsMetrics,
     authentications: IntCounterVec,
     denied: IntCounterVec,
     refusals: IntCounterVec,
+}
+
+/// What is counted of TLS with clients.
+#[derive(Clone, Debug)]
+struct TlsMetrics {
+    handshakes: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
 }
 
 /// How it ended that TLS was to be spoken with somebody.
@@ -153,20 +159,7 @@ impl Metrics {
                 "reason",
                 &AcceptFault::ALL.map(AcceptFault::label),
             )?,
-            handshakes: IntCounterVec::new(
-                Opts::new(
-                    "layerhold_tls_handshakes_total",
-                    "TLS handshakes with clients that ended, by how",
-                ),
-                &["port", "end"],
-            )?,
-            certificate_expiry: IntGaugeVec::new(
-                Opts::new(
-                    "layerhold_tls_certificate_expiry_timestamp_seconds",
-                    "When the certificate that a port shows is no longer good, in seconds since 1970",
-                ),
-                &["port"],
-            )?,
+            tls: TlsMetrics::register(registry)?,
             authentications: by_label(
                 registry,
                 "layerhold_authentications_total",
@@ -194,8 +187,6 @@ impl Metrics {
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_limit.clone()))?;
-        registry.register(Box::new(metrics.handshakes.clone()))?;
-        registry.register(Box::new(metrics.certificate_expiry.clone()))?;
         Ok(metrics)
     }
 
@@ -261,16 +252,19 @@ impl Metrics {
 
     pub(super) fn shook(&self, port: TlsPort, end: HandshakeEnd) {
         let labels = [port.label(), end.label()];
-        self.handshakes.with_label_values(&labels).inc();
+        self.tls.handshakes.with_label_values(&labels).inc();
     }
 
     /// A port shows a certificate from now on; with it come the series of its handshakes.
     pub(super) fn shows_certificate(&self, port: TlsPort, expiry: i64) {
-        let series = self.certificate_expiry.with_label_values(&[port.label()]);
+        let series = self
+            .tls
+            .certificate_expiry
+            .with_label_values(&[port.label()]);
         series.set(expiry);
         for end in HandshakeEnd::ALL {
             let labels = [port.label(), end.label()];
-            self.handshakes.with_label_values(&labels);
+            self.tls.handshakes.with_label_values(&labels);
         }
     }
 
@@ -343,6 +337,30 @@ impl AcceptFault {
             Self::Connection => "connection",
             Self::Other => "other",
         }
+    }
+}
+
+impl TlsMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            handshakes: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_tls_handshakes_total",
+                    "TLS handshakes with clients that ended, by how",
+                ),
+                &["port", "end"],
+            )?,
+            certificate_expiry: IntGaugeVec::new(
+                Opts::new(
+                    "layerhold_tls_certificate_expiry_timestamp_seconds",
+                    "When the certificate that a port shows is no longer good, in seconds since 1970",
+                ),
+                &["port"],
+            )?,
+        };
+        registry.register(Box::new(metrics.handshakes.clone()))?;
+        registry.register(Box::new(metrics.certificate_expiry.clone()))?;
+        Ok(metrics)
     }
 }
 

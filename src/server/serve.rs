@@ -1,12 +1,14 @@
 //! One connection of the registry API, from its first byte to its last.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
@@ -21,7 +23,7 @@ use super::handle::{Front, handle};
 use super::metrics::Rejection;
 use super::peer::Peer;
 use super::sources::{Seat, Sources};
-use super::stream::Watched;
+use super::stream::{Progress, Watched};
 use super::tls::{ALPN_HTTP2, Tls};
 use crate::net::{Chain, Source};
 
@@ -32,8 +34,7 @@ pub(super) struct Connections {
     pub(super) tls: Option<Tls>,
     pub(super) sources: Arc<Sources>,
     pub(super) config: Arc<Config>,
-    /// Places for requests that share a connection with others: no more at once than requests that have one each.
-    pub(super) streams: Arc<Semaphore>,
+    pub(super) streams: Arc<StreamPlaces>,
     /// Cancelled when no more requests are taken.
     pub(super) stopping: CancellationToken,
     /// Cancelled when the time to end is over.
@@ -164,10 +165,17 @@ impl Connections {
         };
         let mut open = streams.open.subscribe();
         let front = Arc::clone(&self.front);
+        let is_shared = front.peers.is_trusted(address.ip());
+        let source = (!is_shared).then(|| Source::of(address.ip()));
+        let places = self.streams.of(source);
         let service = service_fn(move |request| {
-            let connection = ConnectionHandle::of_stream();
-            let (front, peer) = (Arc::clone(&front), peer.clone());
-            handle(front, peer, connection, seated.serve(), request)
+            let (front, peer, places) = (Arc::clone(&front), peer.clone(), places.clone());
+            let serving = seated.serve();
+            async move {
+                // It waits as a connection would that is not accepted yet.
+                Progress::of_task().take_places(&places).await;
+                handle(front, peer, ConnectionHandle::of_stream(), serving, request).await
+            }
         });
         let serving = http2::Builder::new(streams)
             .timer(TokioTimer::new())
@@ -216,6 +224,42 @@ fn made_room(peer: SocketAddr) {
     debug!(%peer, "connection made room for another");
 }
 
+/// Places for requests that share a connection with others: no more at once than connections, for each source and for all.
+#[derive(Debug)]
+pub(super) struct StreamPlaces {
+    all: Arc<Semaphore>,
+    per_source: usize,
+    sources: Mutex<HashMap<Source, Weak<Semaphore>>>,
+}
+
+impl StreamPlaces {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(config.connections_max)),
+            per_source: config.connections_per_source(),
+            sources: Mutex::default(),
+        }
+    }
+
+    /// Where the requests of one connection have to have a place; no source is a balancer, which speaks for many.
+    fn of(&self, source: Option<Source>) -> Vec<Arc<Semaphore>> {
+        let mut places = Vec::new();
+        if let Some(source) = source {
+            let mut sources = self.sources.lock();
+            // No more of them than there are connections.
+            sources.retain(|_, it| it.strong_count() > 0);
+            let held = sources.entry(source).or_default();
+            places.push(held.upgrade().unwrap_or_else(|| {
+                let new = Arc::new(Semaphore::new(self.per_source));
+                *held = Arc::downgrade(&new);
+                new
+            }));
+        }
+        places.push(Arc::clone(&self.all));
+        places
+    }
+}
+
 /// What runs the requests of one connection of HTTP/2.
 #[derive(Clone, Debug)]
 struct Streams {
@@ -240,12 +284,9 @@ where
     fn execute(&self, serving: F) {
         self.open.send_modify(|open| *open += 1);
         let open = Open(self.open.clone());
-        let places = Arc::clone(&self.connections.streams);
         let watched = Watched::new(serving, self.connections.config.write_idle_timeout);
         self.connections.tracker.spawn(async move {
             let _open = open;
-            // It waits as a connection would that is not accepted yet. No permit is the end of the semaphore, which lasts.
-            let _place = places.acquire_owned().await;
             watched.await;
         });
     }

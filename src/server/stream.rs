@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::net::End;
@@ -41,6 +42,8 @@ struct Flight {
     waiting_since: Option<Instant>,
     /// Who waits for all of them to be gone.
     waker: Option<Waker>,
+    /// Its places among all streams, given back when nothing is left of it.
+    places: Vec<OwnedSemaphorePermit>,
 }
 
 /// Some bytes that the HTTP library has.
@@ -66,6 +69,15 @@ impl Progress {
     /// That of the stream that the running task serves; one that nobody watches, where it serves none.
     pub(super) fn of_task() -> Self {
         CURRENT.try_with(Self::clone).unwrap_or_default()
+    }
+
+    /// Waits for a place in each of these, and keeps them to the stream's end. Cancel-safe.
+    pub(super) async fn take_places(&self, places: &[Arc<Semaphore>]) {
+        for of in places {
+            // Nobody closes them.
+            let place = Arc::clone(of).acquire_owned().await.ok();
+            self.0.lock().places.extend(place);
+        }
     }
 
     /// There is nothing that the client could take.

@@ -213,7 +213,6 @@ async fn a_stream_that_its_client_gives_up_is_abandoned() {
     let proxy = builder.start().await;
     let blob = Blob::random(200 * KIB);
     upstream.serve_blob(APP, &blob);
-    proxy.builder();
     let mut client = Client::open(&authority, proxy.registry, 65_535).await;
     let response = client.send(Method::GET, &path(&blob), None).await;
     let mut body = response.into_body();
@@ -287,36 +286,80 @@ async fn invariant_12_streams_in_progress_end_before_we_do() {
 }
 
 #[tokio::test]
-async fn heads_and_resets_without_measure_end_the_connection() {
-    let (upstream, authority, builder) = scene().await;
+async fn invariant_10_heads_and_resets_without_measure_end_the_connection() {
+    let (_upstream, authority, builder) = scene().await;
     let proxy = builder.start().await;
-    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
+    // GET https://cache.example/v2/ by the static table (RFC 7541, appendix A).
+    let head = [
+        &[0x82, 0x87, 0x04, 4][..],
+        b"/v2/",
+        &[0x01, 13],
+        NAME.as_bytes(),
+    ]
+    .concat();
+    let resets = (0..5000_u32).flat_map(|n| {
+        let stream = 2 * n + 1;
+        let reset = frame(3, 0, stream, &8_u32.to_be_bytes());
+        [frame(1, END_STREAM | END_HEADERS, stream, &head), reset].concat()
+    });
+    // A field that never ends, of a name that is never indexed.
+    let field = [&[0x10, 1][..], b"x", &[100], &[b'a'; 100]].concat();
+    let begun = frame(1, END_STREAM, 1, &head);
+    let more = std::iter::repeat_n(frame(9, 0, 1, &field.repeat(150)), 1000);
+    let continuations = [begun].into_iter().chain(more).flatten();
+    let floods: [Vec<u8>; 2] = [resets.collect(), continuations.collect()];
+    for flood in floods {
+        let tls = authority.client().offering(&["h2"]);
+        let mut connection = tls.open(proxy.registry).await;
+        let preface = [
+            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+            &frame(4, 0, 0, b""),
+        ]
+        .concat();
+        connection.write(&preface).await.unwrap();
+        // It may be closed before all of it is taken.
+        let _ = connection.write(&flood).await;
+        let said = connection.rest().await;
+        let goaway = frames(&said).into_iter().find(|(kind, _)| *kind == 7);
+        let (_, payload) = goaway.expect("it is told to go away");
+        // The last stream, and ENHANCE_YOUR_CALM (RFC 9113 §7).
+        assert_eq!(payload.get(4..8), Some(&[0, 0, 0, 11][..]));
+    }
+    proxy
+        .wait_for_metric("layerhold_connections", &[], |it| it == 0.0)
+        .await;
+
+    let mut other = Client::open(&authority, proxy.registry, WINDOW).await;
     let uri = format!("https://{NAME}/v2/");
-    let request = Request::get(&uri).header("X-A", "a".repeat(64 * KIB));
-    let answer = client
+    let request = Request::get(&uri).header("X-A", "a".repeat(40 * KIB));
+    let answer = other
         .sender
         .send_request(request.body(Empty::new()).unwrap());
-    // The head is refused, by a status or by a reset; nothing of it goes on.
-    assert!(
-        within("an answer", answer)
-            .await
-            .map_or(true, |it| it.status() == 431)
-    );
-
-    let blob = Blob::random(KIB);
-    upstream.serve_blob(APP, &blob);
-    let mut client = Client::open(&authority, proxy.registry, WINDOW).await;
-    for _ in 0..2000 {
-        let request = Request::get(format!("https://{NAME}{}", path(&blob)));
-        let sending = client
-            .sender
-            .send_request(request.body(Empty::new()).unwrap());
-        // Sent and taken back.
-        let mut sending = std::pin::pin!(sending);
-        let _ = futures_util::poll!(sending.as_mut());
-    }
-    // Whether it is cut off or all of it was handled: others are served.
-    let mut other = Client::open(&authority, proxy.registry, WINDOW).await;
+    assert_eq!(within("an answer", answer).await.unwrap().status(), 431);
     let response = other.send(Method::GET, "/v2/", None).await;
     assert_eq!(response.status(), 200);
+}
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
+}
+
+/// The kinds and payloads of frames.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut frames = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(9) {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some((payload, rest)) = rest.split_at_checked(length) else {
+            break;
+        };
+        frames.push((head[3], payload));
+        bytes = rest;
+    }
+    frames
 }
