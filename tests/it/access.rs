@@ -10,8 +10,8 @@ use crate::harness::blob::sha256;
 use crate::harness::proxy::{Front, ONE, TWO};
 use crate::harness::token::basic;
 use crate::harness::{
-    APP, Binary, Blob, Connection, FakeRegistry, Head, Image, KIB, ProxyBuilder, Request,
-    TestProxy, Whole, any, poll,
+    APP, Authority, Binary, Blob, Connection, FakeRegistry, Head, Identity, Image, KIB,
+    ProxyBuilder, Request, TestProxy, Whole, any, poll,
 };
 
 /// A user and a password.
@@ -797,4 +797,57 @@ async fn a_crowd_with_one_password_gets_in() {
     for status in futures_util::future::join_all(pings).await {
         assert_eq!(status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_certificate_says_who() {
+    let (upstream, ours, clients) = (
+        FakeRegistry::start().await,
+        Authority::new(),
+        Authority::new(),
+    );
+    let builder = TestProxy::in_front_of(&upstream);
+    let identity = ours.vouch(&["cache.example"]);
+    let certificate = builder.write("tls.crt", &identity.certificate_pem);
+    let key = builder.write("tls.key", &identity.key_pem);
+    let authority = builder.write("clients.crt", &clients.pem());
+    let builder = builder
+        .set("tls.certificate", certificate)
+        .set("tls.key", key)
+        .set("tls.client_certificates", "optional")
+        .set("tls.client_ca_file", authority);
+    let rules = ["action = 'allow'\nidentities = ['node.example']"];
+    let proxy = with_rules(builder, &rules).start().await;
+    let blob = serve(&upstream, APP);
+    let pull = proxy.blob(APP, blob.digest()).header("Host", "c.example");
+    let (node, other) = (
+        clients.vouch(&["node.example"]),
+        clients.vouch(&["other.example"]),
+    );
+    let ask = async |shown: Option<&Identity>, request: &Request| {
+        let client = ours.client();
+        let client = shown.map_or(client.clone(), |it| client.clone().showing(it));
+        let stream = client.try_open(proxy.registry).await.unwrap();
+        request
+            .send_on(Connection::over(stream))
+            .await
+            .whole()
+            .await
+    };
+    assert_eq!(
+        ask(Some(&node), &pull).await.is(200, blob.bytes()).status,
+        200
+    );
+    assert_eq!(ask(Some(&other), &pull).await.head.status, 403);
+    let whole = ask(None, &pull).await;
+    let realm = parameter(&whole.head, "realm");
+    assert_eq!(realm.as_deref(), Some("https://c.example/token"));
+    // A token is nobody's where a certificate is all there is, and takes nothing from it.
+    let token = token_in(&ask(Some(&node), &proxy.get("/token")).await);
+    let pull = with_token(pull, &token);
+    assert_eq!(ask(None, &pull).await.head.status, 401);
+    assert_eq!(ask(Some(&node), &pull).await.head.status, 200);
+    let ping = proxy.get("/v2/");
+    assert_eq!(ask(None, &ping).await.head.status, 401);
+    assert_eq!(ask(Some(&other), &ping).await.head.status, 200);
 }
