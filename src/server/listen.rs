@@ -184,6 +184,19 @@ impl Server {
         self.admin_address
     }
 
+    /// What the admin port tells about.
+    fn admin(&self, registry: Registry, cache: Cache, proxy: &Arc<Proxy>) -> Admin {
+        Admin {
+            registry,
+            health: self.health.clone(),
+            verifications: Verifications::new(cache.clone()),
+            cache,
+            proxy: Arc::clone(proxy),
+            peers: Arc::new(Peers::new(&self.config)),
+            access: Arc::clone(&self.access),
+        }
+    }
+
     /// Serves until `stop` is cancelled, then until the responses in progress have ended or the drain timeout is over.
     /// The admin port is served to the end.
     pub async fn serve(
@@ -194,15 +207,7 @@ impl Server {
         stop: CancellationToken,
     ) {
         let connections = self.connections(Arc::clone(&proxy));
-        let admin = Admin {
-            registry,
-            health: self.health.clone(),
-            verifications: Verifications::new(cache.clone()),
-            cache,
-            proxy,
-            peers: Arc::new(Peers::new(&self.config)),
-            access: Arc::clone(&self.access),
-        };
+        let admin = self.admin(registry, cache, &proxy);
         let admin_serving = tokio::spawn(serve_admin(
             self.admin_listener,
             AcceptFaults::new(self.metrics.clone()),
