@@ -264,7 +264,7 @@ impl Callers {
             let requested = Requested { path, query, host };
             proxy.route(requested).ok()
         };
-        if let Some(service) = service.filter(|it| !self.is_ours(visit, it)) {
+        if let Some(service) = service.filter(|it| !self.access.is_called(visit, it)) {
             let mut query = form_urlencoded::Serializer::new(String::new());
             let query = query.append_pair("ns", service).finish();
             let is_named = true;
@@ -275,14 +275,6 @@ impl Callers {
             .host
             .is_some_and(|host| route.registry.is_hosted(host));
         Some(Routed { route, is_named })
-    }
-
-    /// Whether a service is what our challenges call us.
-    fn is_ours(&self, visit: Visit<'_>, service: &str) -> bool {
-        let namespace = None;
-        let own = self.access.challenge(Visit { namespace, ..visit });
-        own.service()
-            .is_some_and(|it| it.eq_ignore_ascii_case(service))
     }
 
     fn turned(&self, error: Error, visit: Visit<'_>) -> Turned {

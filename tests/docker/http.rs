@@ -23,6 +23,12 @@ pub(crate) fn answer(address: SocketAddr, path: &str) -> (u16, String) {
     (status, head + &String::from_utf8_lossy(&body))
 }
 
+/// The same for who shows something of themselves, as the field `Authorization` has it.
+pub(crate) fn answer_to(address: SocketAddr, asked: &str, shown: &str) -> (u16, String) {
+    let (status, head, body) = raw(address, asked, ("Authorization", shown), b"");
+    (status, head + &String::from_utf8_lossy(&body))
+}
+
 /// Puts a document where it must be taken.
 pub(crate) fn put(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) {
     let head = ("Content-Type", content_type);

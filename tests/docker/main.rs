@@ -17,6 +17,7 @@ mod partial;
 mod image;
 mod private;
 mod access;
+mod callers;
 mod scrape;
 mod tls;
 mod ways;

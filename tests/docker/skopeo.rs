@@ -21,15 +21,34 @@ pub(crate) fn try_pull_with(
     tag: &str,
     image: &Image,
 ) -> Result<(), String> {
+    let flags = [flags, &["--src-no-creds"]].concat();
+    try_pull_from(proxy, &format!("{REPOSITORY}:{tag}"), image, &flags)
+}
+
+/// The same from any repository, as this user with this password, if with any.
+pub(crate) fn try_pull_as(
+    proxy: &Proxy,
+    reference: &str,
+    image: &Image,
+    user: Option<(&str, &str)>,
+) -> Result<(), String> {
+    let creds = user.map(|(user, password)| format!("--src-creds={user}:{password}"));
+    let creds = creds.as_deref().unwrap_or("--src-no-creds");
+    try_pull_from(proxy, reference, image, &["--src-tls-verify=false", creds])
+}
+
+fn try_pull_from(
+    proxy: &Proxy,
+    reference: &str,
+    image: &Image,
+    flags: &[&str],
+) -> Result<(), String> {
     let copy = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut skopeo = bounded("skopeo");
     skopeo.args(["--insecure-policy", "copy"]).args(flags);
-    let from = format!("docker://{}/{REPOSITORY}:{tag}", proxy.address());
+    let from = format!("docker://{}/{reference}", proxy.address());
     let to = format!("dir:{}", copy.path().display());
-    let output = skopeo
-        .args(["--src-no-creds", &from, &to])
-        .output()
-        .unwrap();
+    let output = skopeo.args([&from, &to]).output().unwrap();
     if !output.status.success() {
         return Err(String::from_utf8(output.stderr).unwrap());
     }

@@ -32,8 +32,8 @@ pub(crate) struct Exchange {
 /// What is behind the socket.
 struct Desk {
     identity: Identity,
-    /// The value of the header that is let in.
-    authorization: String,
+    /// The values of the header that are let in, and the repositories of each.
+    users: Vec<(String, Option<Vec<String>>)>,
     exchanges: Mutex<Vec<Exchange>>,
     refused: Mutex<Vec<String>>,
     is_closing: AtomicBool,
@@ -42,10 +42,23 @@ struct Desk {
 impl TokenServer {
     /// Starts one that knows one user.
     pub(crate) fn start(dir: &Path, username: &str, password: &str) -> Self {
-        let credentials = base64(format!("{username}:{password}").as_bytes());
+        Self::knowing(dir, vec![(authorization(username, password), None)])
+    }
+
+    /// Starts one that knows several users, by name and password, each of whom may pull from
+    /// these repositories alone.
+    pub(crate) fn start_for(dir: &Path, users: &[(&str, &str, &[&str])]) -> Self {
+        let users = users.iter().map(|(username, password, repositories)| {
+            let repositories = repositories.iter().map(|it| (*it).to_owned()).collect();
+            (authorization(username, password), Some(repositories))
+        });
+        Self::knowing(dir, users.collect())
+    }
+
+    fn knowing(dir: &Path, users: Vec<(String, Option<Vec<String>>)>) -> Self {
         let desk = Arc::new(Desk {
             identity: signer(dir, "tokens"),
-            authorization: format!("Basic {credentials}"),
+            users,
             exchanges: Mutex::default(),
             refused: Mutex::default(),
             is_closing: AtomicBool::new(false),
@@ -139,18 +152,24 @@ impl Desk {
             let values = named.map(|(_, value)| value.clone());
             values.collect::<Vec<String>>()
         };
-        let is_known = head.iter().any(|line| {
-            let field = line.split_once(": ");
-            field.is_some_and(|(name, value)| {
-                name.eq_ignore_ascii_case("authorization") && value == self.authorization
-            })
-        });
-        if !is_known || values("service") != [SERVICE] {
+        let mut fields = head.iter().filter_map(|line| line.split_once(": "));
+        let shown = fields.find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let user = self
+            .users
+            .iter()
+            .find(|(it, _)| shown.is_some_and(|(_, shown)| shown == it));
+        let Some((_, repositories)) = user.filter(|_| values("service") == [SERVICE]) else {
             self.refused.lock().push(target.to_owned());
             let challenge = "WWW-Authenticate: Basic realm=\"tokens\"\r\n";
             return ("401 Unauthorized", challenge, json!({ "details": "who?" }));
-        }
-        let scopes = values("scope");
+        };
+        let mut scopes = values("scope");
+        // What somebody may not is left out.
+        scopes.retain(|scope| {
+            let name = scope.split(':').nth(1).unwrap();
+            let may = |it: &Vec<String>| it.iter().any(|it| it == name);
+            repositories.as_ref().is_none_or(may)
+        });
         let token = self.token(&scopes);
         self.exchanges.lock().push(Exchange {
             scope: scopes.join(" "),
@@ -190,6 +209,12 @@ impl Desk {
         let signature = sign(signed.as_bytes(), &self.identity);
         format!("{signed}.{}", base64url(&signature))
     }
+}
+
+/// What somebody shows who has a password.
+pub(crate) fn authorization(username: &str, password: &str) -> String {
+    let credentials = base64(format!("{username}:{password}").as_bytes());
+    format!("Basic {credentials}")
 }
 
 /// Base64 as tokens have it (RFC 7515 section 2).

@@ -179,6 +179,9 @@ async fn pitfall_35_a_right_is_asked_for_once_in_its_time() {
     pull(&proxy, ANN, SECRET, &scene.secret).await;
     let digest = scene.secret.manifest.digest();
     let layer = scene.secret.layers[0].digest();
+    proxy
+        .wait_for_metric("layerhold_fills", &[], |n| n == 0.0)
+        .await;
     let before = scene.upstream.log().len();
     for _ in 0..3 {
         for request in [proxy.manifest(SECRET, digest), proxy.blob(SECRET, layer)] {
@@ -489,11 +492,11 @@ async fn what_anybody_may_have_is_had_by_a_token_of_nobodys() {
     let scene = Scene::start().await;
     let proxy = scene.proxy().start().await;
     let us = proxy.registry.to_string();
-    let shown = granted(token(&proxy, None, &us, &[PUBLIC, SECRET])).await;
-    let whole = with(proxy.manifest(PUBLIC, "v1"), &shown).whole().await;
+    let nobodys = granted(token(&proxy, None, &us, &[PUBLIC, SECRET])).await;
+    let whole = with(proxy.manifest(PUBLIC, "v1"), &nobodys).whole().await;
     whole.is(200, scene.public.manifest.bytes());
     assert_eq!(
-        status(with(proxy.manifest(SECRET, "v1"), &shown)).await,
+        status(with(proxy.manifest(SECRET, "v1"), &nobodys)).await,
         401
     );
     scene.upstream.always(any("/v2/"), Fault::Status(500));

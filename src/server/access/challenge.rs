@@ -36,14 +36,6 @@ impl Challenge {
         }
     }
 
-    /// Of whom a token is to be asked.
-    pub(in crate::server) fn service(&self) -> Option<&str> {
-        match self {
-            Self::Bearer { service, .. } => Some(service),
-            Self::Basic => None,
-        }
-    }
-
     /// The same, for pulling from a repository.
     pub(in crate::server) fn with_scope(mut self, name: &str) -> Self {
         if let Self::Bearer { scope, .. } = &mut self {

@@ -240,6 +240,13 @@ impl Access {
         (admin_networks.clone(), admin_identities.clone())
     }
 
+    /// Whether a token that is asked of this service is asked of us, and not of a registry by its namespace.
+    pub(in crate::server) fn is_called(&self, visit: Visit<'_>, service: &str) -> bool {
+        let terms = self.terms();
+        let mut names = visit.host.into_iter().chain(terms.external_host());
+        names.any(|it| it.eq_ignore_ascii_case(service))
+    }
+
     /// What a client is told that has to show who it is.
     pub(in crate::server) fn challenge(&self, visit: Visit<'_>) -> Challenge {
         self.terms().challenge(visit)
@@ -332,10 +339,14 @@ impl Terms {
         let host = visit.host.filter(|it| !it.is_empty());
         let own = || host.map(|host| format!("{scheme}://{host}"));
         let origin = self.config.external_url.clone().or_else(own);
+        let external_host = self.external_host();
+        Challenge::new(origin, visit.namespace.or(host).or(external_host))
+    }
+
+    /// What clients call us, where that is configured.
+    fn external_host(&self) -> Option<&str> {
         let external = self.config.external_url.as_deref();
-        let external_host = external.and_then(|it| it.split_once("://")).map(|it| it.1);
-        // One name of ours, by whichever we were found.
-        Challenge::new(origin, visit.namespace.or(external_host).or(host))
+        external.and_then(|it| it.split_once("://")).map(|it| it.1)
     }
 
     /// Whether the entry that somebody was known by is still there.
