@@ -63,7 +63,8 @@
 //! 10. Everything has a limit.
 //! 11. Credentials do not cross hosts: what a redirect or a challenge names is another party until proven the same.
 //! 12. Stopping is part of running: the directory is released first, with what is staged, then bodies drain.
-//! 13. A repository vouches for its content: having the bytes is not a right to them.
+//! 13. A repository vouches for its content: having the bytes is not a right to them. Where an upstream decides by its callers'
+//!     rights, nobody gets a look at what is here before the registry itself has let them in.
 //! 14. Bytes are never rewritten.
 
 pub mod app;

@@ -3,8 +3,19 @@
 //!
 //! The gate comes before any look at the cache, and what it asks does not depend on that: what is here and not the caller's,
 //! and what is not here, are asked for by the same questions in the same order, and answered the same. A repository is opened
-//! by one yes of the registry itself, as of the caller; a digest that the repository is not known to hold is asked for by
+//! by one yes of the registry itself, as of the caller, to content of it, or to lists of it; a digest that the repository is not known to hold is asked for by
 //! itself, even where the repository is open.
+//!
+//! Behind the gate the registry is asked as the caller, and what is shared in memory lets nobody speak for another:
+//!
+//! - refusals, questions in flight, tags' words and lists have who asks in their keys, so that nobody hears what another was
+//!   told; what a caller is refused clears no record on disk, where it is perhaps there for others;
+//! - a fill is one transfer for all, but whoever joins it has passed the gate, and begins one of their own when it fails: what
+//!   its first caller was refused is not their answer;
+//! - whoever joins a fill is one more source of it, asked as them, for bytes of a digest that is verified;
+//! - windows and ways around the cache are asked for as whoever reads them;
+//! - that a repository holds a digest is a fact about the repository, whoever it was said to, and is looked at by those alone
+//!   whom the registry has let into that repository.
 
 use std::sync::Arc;
 
@@ -42,13 +53,13 @@ impl Gate {
         };
         let registry = pull.registry.as_caller(pull.caller.credential());
         let asker = registry.asker();
-        if rights.hold(asker, name) && self.is_held(&registry, name, &pull.endpoint).await {
+        let thing = (asker, pull.endpoint.clone());
+        if rights.hold(&thing) && self.is_held(&registry, name, &pull.endpoint).await {
             rights.used();
             return Ok(Some(registry));
         }
         let (upstream, endpoint) = (Arc::clone(registry.upstream()), pull.endpoint.clone());
         let bytes_max = self.manifest_bytes_max;
-        let thing = (asker, endpoint.clone());
         let asking = rights.ask(&thing, subject(&endpoint), || async move {
             let is_tags = match endpoint {
                 Endpoint::Tags { .. } => true,
@@ -68,11 +79,10 @@ impl Gate {
 
     /// The registry's yes is no more, when it has just refused the caller what it had opened.
     pub(super) fn contradicted(&self, pull: &Pull, error: &Error) {
-        let (Some(rights), Some(name)) = (pull.registry.rights(), pull.endpoint.name()) else {
-            return;
-        };
-        if matches!(error, Error::Upstream { source, .. } if source.class() == Class::Refused) {
-            rights.lose(pull.registry.asker(), name);
+        let is_refused =
+            matches!(error, Error::Upstream { source, .. } if source.class() == Class::Refused);
+        if let Some(rights) = pull.registry.rights().filter(|_| is_refused) {
+            rights.lose(&(pull.registry.asker(), pull.endpoint.clone()));
         }
     }
 

@@ -33,10 +33,17 @@ pub(super) struct Rights {
 #[derive(Debug)]
 struct Known {
     /// Until when the registry's yes holds.
-    held: Lru<(Asker, RepositoryName), Instant>,
+    held: Lru<(Asker, RepositoryName, Kind), Instant>,
     refused: Lru<Thing, (Instant, Arc<upstream::Error>)>,
     /// How often refusals were forgotten: one that was asked for before that is not remembered.
     purges: u64,
+}
+
+/// To what a yes opens a repository. Some registries let somebody pull who may not list, and the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Content,
+    Lists,
 }
 
 /// What is asked for, and by whom.
@@ -73,9 +80,12 @@ impl Rights {
         self.good_for
     }
 
-    /// Whether the registry's yes to this caller, for this repository, still holds.
-    pub(super) fn hold(&self, asker: Asker, name: &RepositoryName) -> bool {
-        let key = (asker, name.clone());
+    /// Whether the registry's yes to this caller, for the repository that this is in, still holds.
+    pub(super) fn hold(&self, (asker, endpoint): &Thing) -> bool {
+        let Some(name) = endpoint.name() else {
+            return false;
+        };
+        let key = (*asker, name.clone(), Kind::of(endpoint));
         let mut known = self.known.lock();
         match known.held.touch(&key) {
             Some(until) if Instant::now() < *until => true,
@@ -129,7 +139,7 @@ impl Rights {
 
     fn note(&self, (asker, endpoint): &Thing, word: &Word, purges: u64) {
         let Some(name) = endpoint.name() else { return };
-        let key = (*asker, name.clone());
+        let key = (*asker, name.clone(), Kind::of(endpoint));
         let mut known = self.known.lock();
         let label = match word {
             Ok(since) => {
@@ -157,9 +167,12 @@ impl Rights {
         self.metrics.right(&self.upstream, label);
     }
 
-    /// The registry has just refused this caller something of the repository: its yes is no more.
-    pub(super) fn lose(&self, asker: Asker, name: &RepositoryName) {
-        self.known.lock().held.remove(&(asker, name.clone()));
+    /// The registry has just refused this to the caller, which it had opened: its yes is no more.
+    pub(super) fn lose(&self, (asker, endpoint): &Thing) {
+        if let Some(name) = endpoint.name() {
+            let key = (*asker, name.clone(), Kind::of(endpoint));
+            self.known.lock().held.remove(&key);
+        }
     }
 
     /// Forgets what was refused; what is being asked is not remembered when it is.
@@ -167,6 +180,15 @@ impl Rights {
         let mut known = self.known.lock();
         known.refused = Lru::new(REFUSALS_MAX);
         known.purges += 1;
+    }
+}
+
+impl Kind {
+    fn of(endpoint: &Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Ping | Endpoint::Manifest { .. } | Endpoint::Blob { .. } => Self::Content,
+            Endpoint::Tags { .. } | Endpoint::Referrers { .. } => Self::Lists,
+        }
     }
 }
 
@@ -208,18 +230,25 @@ mod tests {
     async fn pitfall_35_a_yes_is_one_callers_for_one_repository_and_for_its_time() {
         let (rights, me) = (rights(), Asker::Nobody);
         assert!(say(&rights, &tags(me, "a"), Ok(Instant::now())).await);
-        assert!(rights.hold(me, &name("a")));
-        assert!(!rights.hold(me, &name("b")) && !rights.hold(me, &name("a/b")));
-        assert!(!rights.hold(Asker::Ourselves, &name("a")));
+        assert!(rights.hold(&tags(me, "a")));
+        assert!(!rights.hold(&tags(me, "b")) && !rights.hold(&tags(me, "a/b")));
+        assert!(!rights.hold(&tags(Asker::Ourselves, "a")));
         tokio::time::advance(Duration::from_secs(59)).await;
-        assert!(rights.hold(me, &name("a")));
+        assert!(rights.hold(&tags(me, "a")));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!rights.hold(me, &name("a")));
+        assert!(!rights.hold(&tags(me, "a")));
+        // What may be listed may not therefore be had.
+        let reference = crate::oci::Reference::Tag(crate::oci::Tag::parse("v1").unwrap());
+        let name = name("a");
+        let manifest = (me, Endpoint::Manifest { name, reference });
+        assert!(say(&rights, &tags(me, "a"), Ok(Instant::now())).await);
+        assert!(rights.hold(&tags(me, "a")) && !rights.hold(&manifest));
+        tokio::time::advance(Duration::from_secs(60)).await;
         // What was said by an older token is as old as that.
         let since = Instant::now() - Duration::from_secs(50);
         assert!(say(&rights, &tags(me, "a"), Ok(since)).await);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(!rights.hold(me, &name("a")));
+        assert!(!rights.hold(&tags(me, "a")));
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,7 +271,7 @@ mod tests {
             )
             .await
         );
-        assert!(!rights.hold(me, &name("c")));
+        assert!(!rights.hold(&tags(me, "c")));
         assert!(say(&rights, &tags(me, "c"), now()).await);
     }
 
@@ -252,12 +281,12 @@ mod tests {
         assert!(say(&rights, &tags(me, "a"), Ok(Instant::now())).await);
         // That one thing is not there says nothing of the others.
         assert!(!say(&rights, &tags(me, "a"), Err(gone())).await);
-        assert!(rights.hold(me, &name("a")));
+        assert!(rights.hold(&tags(me, "a")));
         rights.forget_refusals();
         let (host, status) = ("a.example".to_owned(), http::StatusCode::FORBIDDEN);
         let refused = upstream::Error::Refused { host, status };
         assert!(!say(&rights, &tags(me, "a"), Err(refused)).await);
-        assert!(!rights.hold(me, &name("a")));
+        assert!(!rights.hold(&tags(me, "a")));
     }
 
     #[tokio::test(start_paused = true)]

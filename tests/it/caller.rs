@@ -123,8 +123,8 @@ async fn pitfall_35_what_is_cached_and_not_yours_looks_like_what_is_not_here() {
                 pull(&proxy, ANN, SECRET, &scene.secret).await;
             }
             if has_a_right {
-                let target = format!("/v2/{PUBLIC}/tags/list");
-                assert_eq!(status(by(proxy.get(target), BOB)).await, 200);
+                let target = format!("/v2/{PUBLIC}/manifests/v1");
+                assert_eq!(status(by(proxy.head(target), BOB)).await, 200);
             }
             let (from, exchanges) = (scene.upstream.log().len(), scene.tokens.exchanges());
             let probe = by(scene.probes(&proxy).swap_remove(nth), BOB);
