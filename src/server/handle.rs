@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{AUTHORIZATION, CONNECTION, HeaderValue};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -224,6 +224,11 @@ async fn admit(
         }
         let query = request.uri().query();
         let issued = if has_callers {
+            // Each costs the upstream some.
+            let turn = front
+                .limits
+                .turn((line.client, &line.identity), front.proxy.deadline());
+            turn.await.map_err(Turned::Failed)?;
             let exchange = front.callers.exchange(&front.proxy, theirs, query);
             let (caller, issued) = exchange.await?;
             line.caller = user(&caller);
@@ -249,7 +254,16 @@ async fn admit(
     line.identity = authenticated.identity;
     admitted?;
     let caller = match route.filter(|_| has_callers && is_read) {
-        Some(route) => front.callers.caller(&front.proxy, theirs, route).await?,
+        Some(route) => {
+            // A login without a token costs the upstream some, too.
+            if route.endpoint == Endpoint::Ping && theirs.headers.contains_key(AUTHORIZATION) {
+                let turn = front
+                    .limits
+                    .turn((line.client, &line.identity), front.proxy.deadline());
+                turn.await.map_err(Turned::Failed)?;
+            }
+            front.callers.caller(&front.proxy, theirs, route).await?
+        }
         None => Caller::Anyone,
     };
     line.caller = user(&caller);
