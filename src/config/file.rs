@@ -152,6 +152,9 @@ pub(super) struct Upstream {
     pub(super) access: Option<Value>,
     pub(super) caller_grant_ttl: Option<Value>,
     pub(super) tags: Vec<Tags>,
+    pub(super) allow: Option<Value>,
+    pub(super) deny: Option<Value>,
+    pub(super) require_digest: Option<Value>,
     pub(super) mirror: Vec<Mirror>,
     pub(super) credential: Vec<Credential>,
     pub(super) username: Option<Value>,
@@ -215,6 +218,14 @@ pub(super) struct Credential {
     pub(super) credential_helper: Option<Value>,
 }
 
+/// The keys of an upstream that say what may be pulled from it.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) allow: Option<Value>,
+    pub(super) deny: Option<Value>,
+    pub(super) require_digest: Option<Value>,
+}
+
 /// One entry of an upstream's `tags`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
@@ -225,6 +236,15 @@ pub(super) struct Tags {
 }
 
 impl Upstream {
+    /// Takes out what says what may be pulled.
+    pub(super) fn rules(&mut self) -> Rules {
+        Rules {
+            allow: self.allow.take(),
+            deny: self.deny.take(),
+            require_digest: self.require_digest.take(),
+        }
+    }
+
     /// Takes out what it has in common with its mirrors.
     pub(super) fn site(&mut self) -> Site {
         Site {

@@ -18,6 +18,7 @@ mod load;
 mod tls;
 mod descriptors;
 mod upstreams;
+mod policies;
 mod access;
 mod limits;
 mod callers;

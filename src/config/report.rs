@@ -7,7 +7,7 @@ use tracing::Level;
 
 use crate::cache::{self, Share};
 use crate::net::{DurationText, SizeText};
-use crate::proxy::{Access, Freshness, UpstreamConfig};
+use crate::proxy::{Access, Freshness, Policy, UpstreamConfig};
 use crate::server::{ClientCertificates, TlsConfig};
 use crate::upstream::{CredentialSource, Egress, FolderCredential, MirrorConfig, SiteConfig};
 
@@ -253,6 +253,7 @@ fn write_upstream(
         }
         writeln!(out, "]")?;
     }
+    write_policy(out, &upstream.policy)?;
     if upstream.connection.offline {
         writeln!(out, "offline = true")?;
     }
@@ -267,6 +268,17 @@ fn write_upstream(
         .mirrors
         .iter()
         .try_for_each(|it| write_mirror(out, it))
+}
+
+fn write_policy(out: &mut String, policy: &Policy) -> fmt::Result {
+    let mut write = |key, rules: Vec<String>| match rules.is_empty() {
+        true => Ok(()),
+        false => writeln!(out, "{key} = [{}]", rules.join(", ")),
+    };
+    write("allow", policy.allow.iter().map(quoted).collect())?;
+    write("deny", policy.deny.iter().map(quoted).collect())?;
+    let patterns = policy.require_digest.iter();
+    write("require_digest", patterns.map(quoted).collect())
 }
 
 fn write_mirror(out: &mut String, mirror: &MirrorConfig) -> fmt::Result {

@@ -42,7 +42,7 @@ mod tests {
         assert_eq!(config.sandbox, Sandbox::None);
         assert_eq!(
             refusal("sandbox = \"seccomp\""),
-            "layerhold.toml: sandbox: \"seccomp\" is not `none` or `landlock`"
+            "layerhold.toml: sandbox: \"seccomp\": not `none` or `landlock`"
         );
     }
 }

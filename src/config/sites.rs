@@ -39,7 +39,7 @@ pub(super) struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    fn place(&self, name: &str, value: Option<Value>) -> Place {
+    pub(super) fn place(&self, name: &str, value: Option<Value>) -> Place {
         self.sources.key(&format!("{}.{name}", self.table), value)
     }
 

@@ -4,7 +4,7 @@ use regex::Regex;
 use toml::Value;
 
 use crate::oci::Namespace;
-use crate::proxy::{Access, Freshness, TagRule, UpstreamConfig};
+use crate::proxy::{Access, Freshness, Policy, TagRule, UpstreamConfig};
 use crate::upstream;
 
 use super::addresses::{URL, is_authority, read_url};
@@ -13,6 +13,7 @@ use super::error::{At, Error};
 use super::file;
 use super::given::{Given, Sources, ordered};
 use super::names::UPSTREAM;
+use super::policies;
 use super::sites::{self, Defaults, Keys};
 
 /// The upstreams: those of the flags, else of the variable, else of the file, else the built-in ones.
@@ -86,6 +87,7 @@ impl List {
             },
             tags: Vec::new(),
             access: Access::Shared,
+            policy: Policy::default(),
         }))
     }
 
@@ -120,7 +122,7 @@ impl List {
         let key = |name: &str| format!("upstream[{label}].{name}");
         let place = |name: &str, value| sources.key(&key(name), value);
 
-        let site = table.site();
+        let (site, rules) = (table.site(), table.rules());
         let namespace = place("namespace", table.namespace)
             .required(sources.at(&key("namespace")), NAMESPACE)?;
         let url = place("url", table.url).required(sources.at(&key("url")), URL)?;
@@ -144,6 +146,7 @@ impl List {
             sources,
             table: format!("upstream[{label}]"),
         };
+        upstream.policy = policies::read(&keys, rules)?;
         sites::read(&keys, site, &mut upstream.connection.own)?;
         let access = (table.access, table.caller_grant_ttl);
         upstream.access = callers::read(place, access, &upstream.connection)?;

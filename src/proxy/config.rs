@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use super::policy::Policy;
 use crate::oci::Namespace;
 use crate::upstream;
 
@@ -37,6 +38,8 @@ pub struct UpstreamConfig {
     pub freshness: Freshness,
     /// Rules for some of its tags; the first that matches decides.
     pub tags: Vec<TagRule>,
+    /// What may be pulled from it.
+    pub policy: Policy,
     /// Whose rights decide what a client may have of it.
     pub access: Access,
 }

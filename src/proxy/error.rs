@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
+use super::policy::Refusal;
 use crate::cache;
 use crate::net::{InvalidFraming, InvalidHost};
 use crate::oci::{Digest, ErrorCode, InvalidEndpoint};
@@ -23,6 +24,9 @@ pub enum Error {
         /// What the client asked for.
         namespace: String,
     },
+    /// The operator's: a rule does not let it be pulled.
+    #[error(transparent)]
+    Denied(#[from] Refusal),
     /// The other side's.
     #[error("the upstream registry failed")]
     Upstream {
@@ -136,6 +140,7 @@ impl Error {
         match self {
             Self::Request(fault) => fault.status(),
             Self::Route { .. } => StatusCode::NOT_FOUND,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Upstream { source, .. } => match source.cause() {
                 upstream::Error::Gone { .. } => StatusCode::NOT_FOUND,
                 upstream::Error::Refused { status, .. } => *status,
@@ -165,6 +170,7 @@ impl Error {
         match self {
             Self::Request(fault) => Some(fault.code()),
             Self::Route { .. } => Some(ErrorCode::NameUnknown),
+            Self::Denied(_) => Some(ErrorCode::Denied),
             Self::Upstream { subject, source } => match (source.as_ref(), subject) {
                 (upstream::Error::Gone { .. }, Subject::Manifest) => {
                     Some(ErrorCode::ManifestUnknown)
@@ -201,6 +207,22 @@ impl Error {
         }
     }
 
+    /// What the client is told besides what the code says: which rule of the operator's refused it.
+    pub fn told(&self) -> Option<String> {
+        match self {
+            Self::Denied(refusal) => Some(refusal.to_string()),
+            Self::Request(_)
+            | Self::Route { .. }
+            | Self::TooOften { .. }
+            | Self::Upstream { .. }
+            | Self::Mismatch { .. }
+            | Self::Broken(_)
+            | Self::Deadline { .. }
+            | Self::Busy
+            | Self::Lost => None,
+        }
+    }
+
     /// After how long to ask again, where that can be said.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -227,6 +249,7 @@ impl Error {
             Self::TooOften { after } => Some(*after),
             Self::Request(_)
             | Self::Route { .. }
+            | Self::Denied(_)
             | Self::Mismatch { .. }
             | Self::Broken(_)
             | Self::Deadline { .. }
@@ -264,7 +287,9 @@ impl Error {
             | Self::Deadline { .. }
             | Self::Busy
             | Self::Lost => true,
-            Self::Request(_) | Self::Route { .. } | Self::TooOften { .. } => false,
+            Self::Request(_) | Self::Route { .. } | Self::Denied(_) | Self::TooOften { .. } => {
+                false
+            }
         }
     }
 }

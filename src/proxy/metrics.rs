@@ -2,8 +2,10 @@
 
 use prometheus::{IntCounterVec, Opts, Registry};
 
+use super::policy::RuleKind;
 use crate::cache::{Purge, Repository};
 use crate::net::total;
+use crate::oci::Namespace;
 
 /// The metrics of pulling; clones count into the same series.
 #[derive(Clone, Debug)]
@@ -12,6 +14,7 @@ pub struct Metrics {
     deduplicated: IntCounterVec,
     windows: IntCounterVec,
     window_bytes: IntCounterVec,
+    refused: IntCounterVec,
     rights: IntCounterVec,
 }
 
@@ -73,6 +76,13 @@ impl Metrics {
                 ),
                 &["upstream"],
             )?,
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_denied_total",
+                    "Pulls refused by a rule of the configuration",
+                ),
+                &["upstream", "rule"],
+            )?,
             rights: IntCounterVec::new(
                 Opts::new(
                     "layerhold_rights_total",
@@ -86,6 +96,7 @@ impl Metrics {
         registry.register(Box::new(metrics.deduplicated.clone()))?;
         registry.register(Box::new(metrics.windows.clone()))?;
         registry.register(Box::new(metrics.window_bytes.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
         for label in WindowLabel::ALL {
             metrics.windows.with_label_values(&[label.as_str()]);
         }
@@ -109,6 +120,12 @@ impl Metrics {
 
     pub(super) fn purged(&self, purge: &Purge) {
         self.purged.with_label_values(&[purge.kind()]).inc();
+    }
+
+    /// A rule of this upstream refused a pull.
+    pub(super) fn refused(&self, upstream: &Namespace, rule: RuleKind) {
+        let labels = [upstream.as_str(), rule.as_str()];
+        self.refused.with_label_values(&labels).inc();
     }
 
     pub(super) fn window_received(&self, upstream: &str, bytes: u64) {

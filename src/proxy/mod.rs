@@ -27,6 +27,7 @@ mod seen;
 mod error;
 mod metrics;
 mod config;
+mod policy;
 
 pub use answer::{Answer, Asked, Body, Caller, Content, Listing, Method, Outcome, Pull};
 pub use config::{Access, Config, Freshness, TagRule, UpstreamConfig};
@@ -34,6 +35,7 @@ pub use error::{Error, RequestFault, StreamError, Subject};
 pub use front::Proxy;
 pub use listing::fuzz_listing;
 pub use metrics::Metrics;
+pub use policy::{Policy, PullRule, Refusal, RuleKind};
 pub use registry::Registry;
 pub use routes::{Requested, Route};
 pub use stream::BlobStream;

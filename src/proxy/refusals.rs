@@ -59,6 +59,7 @@ impl Refusals {
             Error::Upstream { .. }
             | Error::Request(_)
             | Error::Route { .. }
+            | Error::Denied(_)
             | Error::Broken(_)
             | Error::Deadline { .. }
             | Error::Busy

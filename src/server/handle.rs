@@ -451,6 +451,9 @@ fn log_error(id: &str, error: &Error) {
         _ if matches!(error, Error::TooOften { .. }) => {
             debug!(request = id, error = %chain, "request refused");
         }
+        _ if matches!(error, Error::Denied(_)) => {
+            info!(request = id, error = %chain, "refused by a rule");
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             info!(request = id, error = %chain, "refused by upstream");
         }

@@ -62,11 +62,16 @@ pub(super) async fn answer(
     }
 }
 
-/// The response to a pull that has no content. Fixed sentences only: hosts, paths and causes are for the log.
+/// The response to a pull that has no content. Fixed sentences and the operator's own rules only: hosts, paths and causes are
+/// for the log.
 pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<ResponseBody> {
     let code = error.code();
-    let message = code.map_or(UPSTREAM_FAILED, ErrorCode::message);
-    let mut response = Response::new(ResponseBody::memory(error_body(code, message).into()));
+    let (fixed, told) = (
+        code.map_or(UPSTREAM_FAILED, ErrorCode::message),
+        error.told(),
+    );
+    let body = error_body(code, told.as_deref().unwrap_or(fixed));
+    let mut response = Response::new(ResponseBody::memory(body.into()));
     *response.status_mut() = error.status();
     let headers = response.headers_mut();
     registry_headers(headers);

@@ -9,6 +9,7 @@
     reason = "seeds are printed, and shown when a test fails"
 )]
 
+mod policy;
 mod privilege;
 mod pull;
 mod range;
