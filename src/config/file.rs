@@ -155,6 +155,7 @@ pub(super) struct Upstream {
     pub(super) allow: Option<Value>,
     pub(super) deny: Option<Value>,
     pub(super) require_digest: Option<Value>,
+    pub(super) verifier: Option<Value>,
     pub(super) mirror: Vec<Mirror>,
     pub(super) credential: Vec<Credential>,
     pub(super) username: Option<Value>,

@@ -1,5 +1,8 @@
 //! What an upstream's clients may pull.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use toml::Value;
 
 use crate::oci::RepositoryPattern;
@@ -7,6 +10,7 @@ use crate::proxy::{Policy, PullRule};
 
 use super::error::Error;
 use super::file;
+use super::given::Place;
 use super::sites::Keys;
 
 /// The rules of one `[[upstream]]`.
@@ -28,6 +32,19 @@ pub(super) fn read(keys: &Keys<'_>, table: file::Rules) -> Result<Policy, Error>
             RepositoryPattern::parse(text).ok()
         })?,
     })
+}
+
+/// The program that says which manifests may be given out.
+pub(super) fn verifier(place: Place) -> Result<Option<Arc<PathBuf>>, Error> {
+    let wanted = "the path of a program, from the root, such as `/usr/local/bin/verify-cosign`";
+    let program = place.given().map(|given| {
+        let program = PathBuf::from(given.str(wanted)?);
+        match program.is_absolute() {
+            true => Ok(Arc::new(program)),
+            false => Err(given.wrong(wanted)),
+        }
+    });
+    program.transpose()
 }
 
 /// The elements of a list; what is wanted is said of the list and of an element.
@@ -54,7 +71,7 @@ mod tests {
     #[test]
     fn rules_are_read_and_reported() {
         let text = "[[upstream]]\nnamespace = \"a.example\"\nurl = \"https://a.example\"\n\
-            allow = [\"library/*\", \"team/**:v*\"]\ndeny = [\"**:*-rc*\"]\nrequire_digest = [\"library/postgres\"]\n";
+            allow = [\"library/*\", \"team/**:v*\"]\ndeny = [\"**:*-rc*\"]\nrequire_digest = [\"library/postgres\"]\nverifier = \"/bin/verify\"\n";
         let config = load(text).unwrap();
         let policy = &config.proxy.upstreams[0].policy;
         let sizes = (policy.allow.len(), policy.deny.len());
@@ -77,6 +94,7 @@ mod tests {
             ("allow = [\"Team/*\"]", "allow: \"Team/*\": not"),
             ("deny = [\"team/?\"]", "deny: \"team/?\": not"),
             ("deny = [\"team/app:\"]", "deny: \"team/app:\": not"),
+            ("verifier = \"verify\"", "verifier: \"verify\": not"),
             ("deny = [3]", "deny: 3: not"),
             (
                 "require_digest = [\"team/app:v1\"]",

@@ -254,6 +254,9 @@ fn write_upstream(
         writeln!(out, "]")?;
     }
     write_policy(out, &upstream.policy)?;
+    if let Some(program) = &upstream.verifier {
+        writeln!(out, "verifier = {}", quoted(program.display()))?;
+    }
     if upstream.connection.offline {
         writeln!(out, "offline = true")?;
     }

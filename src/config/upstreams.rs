@@ -88,6 +88,7 @@ impl List {
             tags: Vec::new(),
             access: Access::Shared,
             policy: Policy::default(),
+            verifier: None,
         }))
     }
 
@@ -147,6 +148,7 @@ impl List {
             table: format!("upstream[{label}]"),
         };
         upstream.policy = policies::read(&keys, rules)?;
+        upstream.verifier = policies::verifier(keys.place("verifier", table.verifier))?;
         sites::read(&keys, site, &mut upstream.connection.own)?;
         let access = (table.access, table.caller_grant_ttl);
         upstream.access = callers::read(place, access, &upstream.connection)?;

@@ -1,5 +1,7 @@
 //! What pulling runs on: the closed list of upstreams and the rules of freshness.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::Regex;
@@ -40,6 +42,8 @@ pub struct UpstreamConfig {
     pub tags: Vec<TagRule>,
     /// What may be pulled from it.
     pub policy: Policy,
+    /// The program that says which manifests may be given out.
+    pub verifier: Option<Arc<PathBuf>>,
     /// Whose rights decide what a client may have of it.
     pub access: Access,
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::policy::Refusal;
 use crate::cache;
 use crate::net::{InvalidFraming, InvalidHost};
-use crate::oci::{Digest, ErrorCode, InvalidEndpoint};
+use crate::oci::{Digest, ErrorCode, InvalidEndpoint, Namespace};
 use crate::upstream;
 
 /// Why a pull has no content. The name of the variant says whose fault it is.
@@ -27,6 +27,12 @@ pub enum Error {
     /// The operator's: a rule does not let it be pulled.
     #[error(transparent)]
     Denied(#[from] Refusal),
+    /// The operator's: nobody can say whether it may be given out.
+    #[error("upstream[{namespace}].verifier has no answer")]
+    Unverified {
+        /// The upstream whose verifier failed.
+        namespace: Namespace,
+    },
     /// The other side's.
     #[error("the upstream registry failed")]
     Upstream {
@@ -141,6 +147,7 @@ impl Error {
             Self::Request(fault) => fault.status(),
             Self::Route { .. } => StatusCode::NOT_FOUND,
             Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Unverified { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream { source, .. } => match source.cause() {
                 upstream::Error::Gone { .. } => StatusCode::NOT_FOUND,
                 upstream::Error::Refused { status, .. } => *status,
@@ -203,14 +210,18 @@ impl Error {
                 ) => None,
             },
             Self::Busy | Self::TooOften { .. } => Some(ErrorCode::TooManyRequests),
-            Self::Mismatch { .. } | Self::Broken(_) | Self::Deadline { .. } | Self::Lost => None,
+            Self::Mismatch { .. }
+            | Self::Unverified { .. }
+            | Self::Broken(_)
+            | Self::Deadline { .. }
+            | Self::Lost => None,
         }
     }
 
     /// What the client is told besides what the code says: which rule of the operator's refused it.
     pub fn told(&self) -> Option<String> {
         match self {
-            Self::Denied(refusal) => Some(refusal.to_string()),
+            Self::Denied(_) | Self::Unverified { .. } => Some(self.to_string()),
             Self::Request(_)
             | Self::Route { .. }
             | Self::TooOften { .. }
@@ -245,7 +256,7 @@ impl Error {
                 | upstream::Error::Busy { .. }
                 | upstream::Error::Credential { .. } => None,
             },
-            Self::Busy => Some(RETRY_AFTER),
+            Self::Busy | Self::Unverified { .. } => Some(RETRY_AFTER),
             Self::TooOften { after } => Some(*after),
             Self::Request(_)
             | Self::Route { .. }
@@ -285,6 +296,7 @@ impl Error {
             Self::Mismatch { .. }
             | Self::Broken(_)
             | Self::Deadline { .. }
+            | Self::Unverified { .. }
             | Self::Busy
             | Self::Lost => true,
             Self::Request(_) | Self::Route { .. } | Self::Denied(_) | Self::TooOften { .. } => {

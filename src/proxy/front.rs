@@ -21,6 +21,7 @@ use super::registry::Registry;
 use super::rights::Rights;
 use super::routes::{Requested, Route, Routes};
 use super::tag::{Asking, How, Resolved, Tags, Word};
+use super::verifier::Verifiers;
 use crate::cache::{Cache, Purge, PurgeError, Purged, Repository};
 use crate::net::Chain;
 use crate::oci::{Digest, Endpoint, FullReference, Namespace, Reference, RepositoryName, Tag};
@@ -38,6 +39,7 @@ pub struct Proxy {
     listings: Listings,
     gate: Gate,
     negative_for: Duration,
+    verifiers: Verifiers,
     cache: Cache,
     metrics: Metrics,
     tracker: TaskTracker,
@@ -97,6 +99,7 @@ impl Proxy {
             listings: Listings::new(cache.purges().clone()),
             gate: Gate::new(cache.clone(), config.manifest_bytes_max),
             negative_for: config.negative_for,
+            verifiers: Verifiers::new(metrics.clone(), tracker.clone()),
             cache: cache.clone(),
             metrics: metrics.clone(),
             tracker: tracker.clone(),
@@ -317,6 +320,14 @@ impl Proxy {
                 return Ok(Answer::Listing(listing));
             }
         };
+        if let Endpoint::Manifest { name, reference } = &pull.endpoint {
+            let checked = self.verifiers.check(registry, name, reference, &content);
+            checked.await.inspect_err(|error| {
+                if let Error::Denied(refusal) = error {
+                    self.metrics.refused(registry.namespace(), refusal.rule());
+                }
+            })?;
+        }
         Ok(Answer::Content(content))
     }
 

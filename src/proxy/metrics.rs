@@ -15,6 +15,7 @@ pub struct Metrics {
     windows: IntCounterVec,
     window_bytes: IntCounterVec,
     refused: IntCounterVec,
+    verified: IntCounterVec,
     rights: IntCounterVec,
 }
 
@@ -90,6 +91,13 @@ impl Metrics {
                 ),
                 &["upstream", "result"],
             )?,
+            verified: IntCounterVec::new(
+                Opts::new(
+                    "layerhold_verifications_total",
+                    "Questions to verifiers, by what they said",
+                ),
+                &["upstream", "result"],
+            )?,
         };
         registry.register(Box::new(metrics.rights.clone()))?;
         registry.register(Box::new(metrics.purged.clone()))?;
@@ -97,6 +105,7 @@ impl Metrics {
         registry.register(Box::new(metrics.windows.clone()))?;
         registry.register(Box::new(metrics.window_bytes.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.verified.clone()))?;
         for label in WindowLabel::ALL {
             metrics.windows.with_label_values(&[label.as_str()]);
         }
@@ -126,6 +135,12 @@ impl Metrics {
     pub(super) fn refused(&self, upstream: &Namespace, rule: RuleKind) {
         let labels = [upstream.as_str(), rule.as_str()];
         self.refused.with_label_values(&labels).inc();
+    }
+
+    /// A verifier of this upstream was asked.
+    pub(super) fn verified(&self, upstream: &Namespace, result: &'static str) {
+        let labels = [upstream.as_str(), result];
+        self.verified.with_label_values(&labels).inc();
     }
 
     pub(super) fn window_received(&self, upstream: &str, bytes: u64) {

@@ -10,6 +10,7 @@
 mod front;
 mod routes;
 mod gate;
+mod verifier;
 mod tag;
 mod listing;
 mod manifest;

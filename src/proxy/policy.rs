@@ -33,7 +33,7 @@ pub struct PullRule {
 
 /// Which rule refused a pull.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("upstream[{namespace}].{} {}", rule.as_str(), told(pattern.as_deref()))]
+#[error("upstream[{namespace}].{} {}", rule.as_str(), told(*rule, pattern.as_deref()))]
 pub struct Refusal {
     namespace: Namespace,
     rule: RuleKind,
@@ -50,6 +50,8 @@ pub enum RuleKind {
     Deny,
     /// It was asked for by tag.
     RequireDigest,
+    /// The operator's program did not let it pass.
+    Verifier,
 }
 
 impl PullRule {
@@ -94,22 +96,34 @@ impl RuleKind {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::RequireDigest => "require_digest",
+            Self::Verifier => "verifier",
         }
     }
 }
 
 impl Refusal {
+    /// A refusal by a rule that is no pattern.
+    pub(super) fn by(namespace: Namespace, rule: RuleKind) -> Self {
+        let pattern = None;
+        Self {
+            namespace,
+            rule,
+            pattern,
+        }
+    }
+
     /// The kind of the rule that refused.
     pub fn rule(&self) -> RuleKind {
         self.rule
     }
 }
 
-fn told(pattern: Option<&str>) -> String {
-    pattern.map_or_else(
-        || "does not list this".to_owned(),
-        |pattern| format!("refuses this: {pattern:?}"),
-    )
+fn told(rule: RuleKind, pattern: Option<&str>) -> String {
+    match (rule, pattern) {
+        (RuleKind::Allow, _) => "does not list this".to_owned(),
+        (_, Some(pattern)) => format!("refuses this: {pattern:?}"),
+        (_, None) => "refuses this".to_owned(),
+    }
 }
 
 impl Policy {

@@ -60,6 +60,7 @@ impl Refusals {
             | Error::Request(_)
             | Error::Route { .. }
             | Error::Denied(_)
+            | Error::Unverified { .. }
             | Error::Broken(_)
             | Error::Deadline { .. }
             | Error::Busy

@@ -22,6 +22,7 @@ pub struct Registry {
     rights: Option<Arc<Rights>>,
     /// The same registry as its callers of late ask it; empty in those themselves.
     views: Mutex<Lru<Asker, Arc<Self>>>,
+    generation: u64,
 }
 
 impl Registry {
@@ -48,6 +49,7 @@ impl Registry {
             asker: Asker::Ourselves,
             rights,
             views: Mutex::new(Lru::new(VIEWS_MAX)),
+            generation: rand::random(),
         })
     }
 
@@ -74,6 +76,7 @@ impl Registry {
             asker,
             rights: self.rights.clone(),
             views: Mutex::new(Lru::new(1)),
+            generation: self.generation,
         });
         views.insert(asker, Arc::clone(&view));
         view
@@ -110,6 +113,11 @@ impl Registry {
             .map_or(host.as_str(), |(bare, _)| bare);
         let hosts = &self.config.hosts;
         hosts.iter().any(|it| *it == host || it == bare)
+    }
+
+    /// Another one after each reload.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(super) fn config(&self) -> &UpstreamConfig {

@@ -5,32 +5,15 @@
 //! without a shell, in a process group of its own, for a bounded time, and may print a bounded text. What it says on its
 //! standard error is thrown away: it may quote what must not be shown.
 
-use std::io;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
-use zeroize::Zeroizing;
 
 use super::credential::{Credential, CredentialError};
+use super::program::{PRINTED_BYTES_MAX, ProgramError, run_program};
 use crate::net::{Secret, from_json_object};
-
-/// A helper that runs. Dropped, it is killed with whatever it started.
-#[derive(Debug)]
-struct Running {
-    /// Before the process, whose number means nothing once it was waited for.
-    group: Group,
-    child: Child,
-}
-
-/// The process group of a helper.
-#[derive(Debug)]
-struct Group(Option<Pid>);
 
 /// What a helper prints.
 #[derive(Deserialize)]
@@ -49,94 +32,19 @@ pub(super) async fn get(
     patience: Duration,
 ) -> Result<Option<Credential>, CredentialError> {
     let broken = |source| CredentialError::program(program, source);
-    let mut command = Command::new(program);
-    command
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true);
-    // Starting a program reads it from a disk.
-    let started = tokio::task::spawn_blocking(move || Running::start(command)).await;
-    let mut running = started.map_err(io::Error::from).flatten().map_err(broken)?;
-    let talked = timeout(patience, running.talk(server)).await;
-    let (status, printed) = match talked {
-        Ok(Ok((Some(status), printed))) => (status, printed),
-        Ok(Ok((None, _))) => {
-            running.stop().await;
-            return Err(CredentialError::Endless {
-                program: program.to_owned(),
-                bytes_max: PRINTED_BYTES_MAX,
-            });
-        }
-        Ok(Err(error)) => {
-            running.stop().await;
-            return Err(broken(error));
-        }
-        Err(_) => {
-            running.stop().await;
-            return Err(CredentialError::Silent {
-                path: program.to_owned(),
-                waited: patience,
-            });
-        }
-    };
+    let ended = run_program(program, &["get"], server.as_bytes(), patience).await;
+    let (status, printed) = ended.map_err(|error| match error {
+        ProgramError::Broken(source) => broken(source),
+        ProgramError::Endless => CredentialError::Endless {
+            program: program.to_owned(),
+            bytes_max: PRINTED_BYTES_MAX,
+        },
+        ProgramError::Silent(waited) => CredentialError::Silent {
+            path: program.to_owned(),
+            waited,
+        },
+    })?;
     read(program, status, &printed)
-}
-
-impl Running {
-    fn start(mut command: Command) -> io::Result<Self> {
-        let child = command.spawn()?;
-        let pid = child.id().and_then(|it| i32::try_from(it).ok());
-        Ok(Self {
-            group: Group(pid.and_then(Pid::from_raw)),
-            child,
-        })
-    }
-
-    /// Asks, and waits for the end; how it ended, unless it is to be stopped for printing too much, and what it printed.
-    async fn talk(&mut self, server: &str) -> io::Result<(Option<ExitStatus>, Zeroizing<Vec<u8>>)> {
-        if let Some(mut stdin) = self.child.stdin.take() {
-            // A helper that does not read may know the answer all the same.
-            let _ = stdin.write_all(server.as_bytes()).await;
-        }
-        // As large as it may get at once, and a little more for whoever looks for the end: what grows leaves copies behind.
-        let mut printed = Zeroizing::new(Vec::with_capacity(PRINTED_BYTES_MAX + 64));
-        if let Some(stdout) = self.child.stdout.take() {
-            let bytes_max = PRINTED_BYTES_MAX as u64 + 1;
-            stdout.take(bytes_max).read_to_end(&mut printed).await?;
-        }
-        if printed.len() > PRINTED_BYTES_MAX {
-            return Ok((None, printed));
-        }
-        let status = self.child.wait().await?;
-        // Its number may be another's from now on, and what it left running on purpose is its own affair.
-        self.group.0 = None;
-        Ok((Some(status), printed))
-    }
-
-    /// Kills it, and waits until it is gone.
-    async fn stop(mut self) {
-        self.group.kill();
-        // Nothing survives that; what the system has in its hands is waited for elsewhere.
-        let _ = timeout(GONE_WITHIN, self.child.wait()).await;
-    }
-}
-
-impl Group {
-    fn kill(&mut self) {
-        if let Some(pid) = self.0.take() {
-            // It may be gone already, which is what is wanted.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// What a helper said, by how it ended.
@@ -169,9 +77,6 @@ fn read(
 /// What a helper that failed prints when all is well but for there being no credentials
 /// (docker-credential-helpers, `credentials/error.go`).
 const NOT_FOUND: &[u8] = b"credentials not found in native keychain";
-/// Secrets are tokens of some KiB at most.
-const PRINTED_BYTES_MAX: usize = 64 << 10;
-const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Reads anything without panicking; credentials are what was printed under their names, and can be sent. Whether there were
 /// any.

@@ -39,6 +39,7 @@ mod error;
 mod credentials;
 mod helper;
 mod credential;
+mod program;
 mod metrics;
 mod config;
 
@@ -57,6 +58,7 @@ pub use files::check_files;
 pub use helper::fuzz_credential_helper;
 pub use metrics::Metrics;
 pub use party::{fuzz_realm, fuzz_redirect};
+pub use program::{ProgramError, run_program};
 pub use site::{BlobHead, Listing, Manifest, ManifestHead, fuzz_link, media_type_of};
 pub use tls::FileError;
 pub use token::fuzz_token;

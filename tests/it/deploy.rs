@@ -131,3 +131,38 @@ fn the_readmes_examples_of_credentials_are_accepted() {
         assert!(file.xor(helper).is_some(), "{upstream}");
     }
 }
+
+#[test]
+fn the_verifier_says_what_cosign_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = "#!/bin/sh\necho \"$@\" >> \"$0.asked\"\n\
+        case $4 in *signed) exit 0;; esac\necho 'Error: no signatures found' >&2\nexit 10\n";
+    let written = process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .args([dir.path().join("cosign").as_os_str(), fake.as_ref()])
+        .status();
+    assert!(written.unwrap().success());
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let says = |image: &str, reference: &str| {
+        let mut command = process::Command::new("deploy/verify-cosign.sh");
+        command.args([image, reference]).env("PATH", &path);
+        let output = command.output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let yes = says("ghcr.io/team/app@signed", "v1");
+    assert_eq!(yes, (Some(0), "signed\n".to_owned()));
+    let no = says("ghcr.io/team/app@other", "v1");
+    assert_eq!(no, (Some(1), "Error: no signatures found\n".to_owned()));
+    let signature = says("ghcr.io/team/app@other", "sha256-00.sig");
+    assert_eq!(signature.0, Some(0));
+    let asked = fs::read_to_string(dir.path().join("cosign.asked")).unwrap();
+    let key = "verify --key /etc/layerhold/cosign.pub";
+    let lines = [
+        format!("{key} ghcr.io/team/app@signed"),
+        format!("{key} ghcr.io/team/app@other"),
+    ];
+    assert_eq!(asked.lines().collect::<Vec<_>>(), lines);
+}
