@@ -186,7 +186,9 @@ fn has_landlock() -> bool {
     let kernel = RestrictSelf::default().no_new_privs(false).apply();
     match kernel.unwrap().landlock {
         LandlockStatus::Available { effective_abi, .. } if effective_abi >= ABI::V2 => true,
-        other => {
+        other @ (LandlockStatus::Available { .. }
+        | LandlockStatus::NotEnabled
+        | LandlockStatus::NotImplemented) => {
             println!("skipped: no Landlock to be had here: {other:?}");
             false
         }

@@ -281,8 +281,7 @@ async fn the_log_has_the_name_of_who_asks() {
     let dns = || SanType::DnsName(text("node.example"));
     let uri = || SanType::URI(text("spiffe://example/node"));
     let mail = || SanType::Rfc822Name(text("ops@example.com"));
-    let mut seen = 0;
-    for (common, names, expected) in [
+    for (seen, (common, names, expected)) in [
         ("robot", vec![], Some("robot")),
         ("robot", vec![mail()], Some("ops@example.com")),
         ("robot", vec![mail(), dns()], Some("node.example")),
@@ -298,7 +297,10 @@ async fn the_log_has_the_name_of_who_asks() {
         ),
         // What would tear a line apart is no name.
         ("ro\nbot", vec![], None),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let shown = clients.vouch_for(common, names);
         let client = scene.authority.client().showing(&shown);
         let status = if expected.is_some() { 200 } else { 401 };
@@ -309,7 +311,6 @@ async fn the_log_has_the_name_of_who_asks() {
             lines.nth(seen)
         })
         .await;
-        seen += 1;
         assert_eq!(line["certificate"].as_str(), expected, "{line}");
         assert_eq!(line["identity"].as_str(), expected, "{line}");
         assert_eq!(line["tls"], true);
