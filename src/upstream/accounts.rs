@@ -29,7 +29,7 @@ impl Accounts {
     pub(super) fn new(upstream: &str, site: &SiteConfig) -> Self {
         let account = |folder: Option<&RepositoryName>, source: Option<CredentialSource>| Account {
             credentials: Credentials::new(upstream, site, folder, source),
-            tokens: Tokens::default(),
+            tokens: Tokens::new(),
         };
         let here = |folder: &RepositoryName| match &site.prefix {
             None => Some(folder.clone()),
@@ -54,7 +54,7 @@ impl Accounts {
             folders: Vec::new(),
             rest: Account {
                 credentials: Credentials::of_caller(upstream, caller, pause),
-                tokens: Tokens::default(),
+                tokens: Tokens::of_caller(),
             },
         }
     }

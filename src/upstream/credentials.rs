@@ -190,10 +190,14 @@ impl Credentials {
         let Some(credential) = credential else { return };
         {
             let mut paused = self.paused.lock();
-            if paused.len() >= PAUSED_MAX {
+            let paused_max = match self.are_callers() {
+                true => CALLERS_PAUSED_MAX,
+                false => PAUSED_MAX,
+            };
+            if paused.len() >= paused_max {
                 paused.retain(|_, (_, at)| at.elapsed() < self.pause);
             }
-            if paused.len() < PAUSED_MAX {
+            if paused.len() < paused_max {
                 paused.insert(name.clone(), (Arc::clone(credential), Instant::now()));
             }
         }
@@ -401,6 +405,8 @@ const GOOD_FOR: Duration = Duration::from_secs(300);
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Repositories in which a refusal is remembered.
 const PAUSED_MAX: usize = 1000;
+/// To one caller of many.
+const CALLERS_PAUSED_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {

@@ -17,9 +17,10 @@ use crate::net::from_json_object;
 use crate::oci::RepositoryName;
 
 /// The tokens of one site, by repository. What is forgotten is asked for again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tokens {
     kept: Mutex<Kept>,
+    places_max: usize,
 }
 
 /// Tokens of one and the same owner: others find none of them.
@@ -73,6 +74,22 @@ struct Answer {
 }
 
 impl Tokens {
+    /// None yet, of ourselves.
+    pub(super) fn new() -> Self {
+        Self {
+            kept: Mutex::default(),
+            places_max: PLACES_MAX,
+        }
+    }
+
+    /// None yet, of one caller among many: anybody can be one, and name as many repositories as they like.
+    pub(super) fn of_caller() -> Self {
+        Self {
+            kept: Mutex::default(),
+            places_max: CALLERS_PLACES_MAX,
+        }
+    }
+
     /// The place of the token that this owner has for this repository. The tokens of another owner are forgotten.
     pub(super) fn place(
         &self,
@@ -85,9 +102,9 @@ impl Tokens {
             kept.owner = owner.cloned();
         }
         let places = &mut kept.places;
-        if places.len() >= PLACES_MAX && !places.contains_key(name) {
+        if places.len() >= self.places_max && !places.contains_key(name) {
             places.retain(|_, place| place.token().is_some());
-            if places.len() >= PLACES_MAX {
+            if places.len() >= self.places_max {
                 places.clear();
             }
         }
@@ -213,6 +230,8 @@ impl std::fmt::Debug for Token {
 const GOOD_FOR_DEFAULT: Duration = Duration::from_secs(60);
 const GOOD_FOR_MAX: Duration = Duration::from_secs(3600);
 const PLACES_MAX: usize = 10_000;
+/// More than a client pulls from within the time of a token.
+const CALLERS_PLACES_MAX: usize = 100;
 
 /// Reads anything without panicking; a token is the one that the answer has, and good for a bounded time. Whether there was
 /// one.
@@ -276,7 +295,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_ends_before_its_time() {
-        let tokens = Tokens::default();
+        let tokens = Tokens::new();
         let place = tokens.place(None, &name("a"));
         let put = place.turn().await.end(Ok(of("a")));
         assert_eq!(put.unwrap(), "Bearer a");
@@ -310,10 +329,26 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn tokens_are_bounded_in_number() {
+        for (tokens, max) in [
+            (Tokens::new(), PLACES_MAX),
+            (Tokens::of_caller(), CALLERS_PLACES_MAX),
+        ] {
+            let kept = tokens.place(None, &name("kept"));
+            kept.turn().await.end(Ok(of("a"))).unwrap();
+            for n in 0..max + 10 {
+                tokens.place(None, &name(&format!("a{n}")));
+                assert!(tokens.kept.lock().places.len() <= max);
+            }
+            assert!(tokens.place(None, &name("kept")).token().is_some());
+        }
+    }
+
     #[test]
     fn pitfall_34_tokens_are_their_owners_alone() {
         let owner = |password| Some(Arc::new(Credential::new("u", Secret::new(password))));
-        let (tokens, name) = (Tokens::default(), name("a"));
+        let (tokens, name) = (Tokens::new(), name("a"));
         let (first, second) = (owner("first"), owner("second"));
         for (was, is) in [
             (&None, &first),
