@@ -277,10 +277,9 @@ impl Proxy {
     }
 
     async fn answer(&self, pull: &Pull) -> Result<Answer, Error> {
-        let config = pull.registry.config();
         // Before anything is looked up or anybody is asked.
-        let judged = config.policy.check(&config.namespace, &pull.endpoint);
-        judged.inspect_err(|it| self.metrics.refused(&config.namespace, it.rule()))?;
+        let judged = pull.registry.check_policy(&pull.endpoint);
+        judged.inspect_err(|it| self.metrics.refused(pull.registry.namespace(), it.rule()))?;
         let Some(registry) = Box::pin(self.gate.pass(pull)).await? else {
             return self.answer_within(pull).await;
         };

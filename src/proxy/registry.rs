@@ -6,10 +6,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::config::{Access, Freshness, UpstreamConfig};
+use super::policy::Refusal;
 use super::rights::Rights;
 use super::seen::{Asker, Seen};
 use crate::cache::{Lru, Repository};
-use crate::oci::{Namespace, RepositoryName, Tag};
+use crate::oci::{Endpoint, Namespace, RepositoryName, Tag};
 use crate::upstream::{Clients, Credential, Source, TransportError, Upstream};
 
 /// One configured upstream: its client and its rules. Where the callers' own rights decide, also as one of them asks it.
@@ -113,6 +114,15 @@ impl Registry {
             .map_or(host.as_str(), |(bare, _)| bare);
         let hosts = &self.config.hosts;
         hosts.iter().any(|it| *it == host || it == bare)
+    }
+
+    /// Refuses what the operator's rules do not let be pulled from here; nobody is asked.
+    ///
+    /// # Errors
+    ///
+    /// With the rule.
+    pub fn check_policy(&self, endpoint: &Endpoint) -> Result<(), Refusal> {
+        self.config.policy.check(&self.config.namespace, endpoint)
     }
 
     /// Another one after each reload.

@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout_at;
 use tracing::debug;
 
-use super::access::{Access, Challenge, Issued, Refusal, Sealer, Shown, TokenRequest, Visit};
+use super::access::{
+    Access, Authenticated, Challenge, Issued, Refusal, Sealer, Shown, TokenRequest, Visit, Wish,
+};
 use crate::net::Secret;
 use crate::oci::{Endpoint, RepositoryName};
 use crate::proxy::{Caller, Error, Proxy, Registry, Requested, Route};
@@ -126,7 +128,8 @@ impl Callers {
         }
     }
 
-    /// A token for whoever asks for one, and who that is. Cancel-safe.
+    /// A token for whoever asks for one, and who that is. For what a rule of ours denies nobody is asked: the pull is told
+    /// by which rule. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -135,6 +138,7 @@ impl Callers {
         &self,
         proxy: &Proxy,
         visit: Visit<'_>,
+        authenticated: &Authenticated,
         query: Option<&str>,
     ) -> Result<(Caller, Issued), Turned> {
         let request = TokenRequest::parse(query).map_err(Refusal::Malformed)?;
@@ -149,10 +153,13 @@ impl Callers {
         debug!(service, scopes = scopes.len(), "token asked for");
         let (ticket, left) = match self.wanted(proxy, visit, &request) {
             Some((registry, names)) => {
+                let is_denied = |name: &_| self.is_denied(&registry, visit, authenticated, name);
+                let (denied, names): (Vec<_>, Vec<_>) = names.into_iter().partition(is_denied);
                 let letting_in = self.let_in(proxy, visit, (&registry, names), &caller);
                 let deadline = proxy.deadline();
                 let let_in = timeout_at(deadline, letting_in).await;
-                let (names, left) = let_in.unwrap_or(Err(Refusal::Busy.into()))?;
+                let (mut names, left) = let_in.unwrap_or(Err(Refusal::Busy.into()))?;
+                names.extend(denied.iter().map(|it| it.as_str().to_owned()));
                 let upstream = registry.namespace().as_str();
                 (Ticket::new(&caller, upstream, names), left)
             }
@@ -169,6 +176,24 @@ impl Callers {
         let token = self.sealer.seal(&ticket, lifetime + GRACE);
         let token = token.ok_or(Refusal::Busy)?;
         Ok((caller, Issued::new(token, lifetime)))
+    }
+
+    /// Whether a rule of ours denies all of a repository, whatever its registry says.
+    fn is_denied(
+        &self,
+        registry: &Registry,
+        visit: Visit<'_>,
+        authenticated: &Authenticated,
+        name: &RepositoryName,
+    ) -> bool {
+        let endpoint = &Endpoint::Tags { name: name.clone() };
+        let wish = Wish {
+            upstream: registry.namespace(),
+            endpoint,
+            name: name.as_str(),
+        };
+        let judged = self.access.judge(visit, authenticated, wish);
+        judged.is_err() || registry.check_policy(endpoint).is_err()
     }
 
     /// Those of these repositories for which the upstream knows the caller, and for how long it does.
@@ -197,7 +222,8 @@ impl Callers {
     }
 
     /// Has the upstream that a login is for say whether it knows the caller: the one that the client names, or the only one there
-    /// is. Where there are several the login is not verified: a password is not for all who might know it.
+    /// is. Where there are several, or the client names another one, the login is not verified: a password is not for all who
+    /// might know it.
     async fn log_in(
         &self,
         proxy: &Proxy,
@@ -205,12 +231,13 @@ impl Callers {
         service: Option<&str>,
         caller: &Caller,
     ) -> Result<(), Turned> {
-        let named = self.route(proxy, visit, service, "/v2/");
-        let named = named.filter(|it| it.is_named && it.route.registry.is_callers());
-        let registry = match (named, &proxy.callers_registries()[..]) {
-            (Some(named), _) => named.route.registry,
-            (None, [only]) => Arc::clone(only),
-            (None, _) => return Ok(()),
+        let Some(Routed { route, is_named }) = self.route(proxy, visit, service, "/v2/") else {
+            return Ok(());
+        };
+        let registry = match (is_named, &proxy.callers_registries()[..]) {
+            (true, _) if route.registry.is_callers() => route.registry,
+            (false, [only]) => Arc::clone(only),
+            (true | false, _) => return Ok(()),
         };
         let known = proxy.log_in(&registry, caller, None).await;
         known.map(drop).map_err(|error| self.turned(error, visit))
@@ -267,8 +294,11 @@ impl Callers {
         if let Some(service) = service.filter(|it| !self.access.is_called(visit, it)) {
             let mut query = form_urlencoded::Serializer::new(String::new());
             let query = query.append_pair("ns", service).finish();
+            // Also by a name of ours that another request had: tokens are asked for at `external_url`.
+            let by_host = || route(None, Some(service)).filter(|it| it.registry.is_hosted(service));
             let is_named = true;
-            return route(Some(&query), visit.host).map(|route| Routed { route, is_named });
+            let route = route(Some(&query), visit.host).or_else(by_host);
+            return route.map(|route| Routed { route, is_named });
         }
         let route = route(None, visit.host)?;
         let is_named = visit

@@ -224,12 +224,15 @@ async fn admit(
         }
         let query = request.uri().query();
         let issued = if has_callers {
+            let authenticated = front.access.authenticate(own).await?;
+            line.identity = authenticated.identity.clone();
             // Each costs the upstream some.
             let turn = front
                 .limits
                 .turn((line.client, &line.identity), front.proxy.deadline());
             turn.await.map_err(Turned::Failed)?;
-            let exchange = front.callers.exchange(&front.proxy, theirs, query);
+            let callers = &front.callers;
+            let exchange = callers.exchange(&front.proxy, theirs, &authenticated, query);
             let (caller, issued) = exchange.await?;
             line.caller = user(&caller);
             issued

@@ -1,12 +1,13 @@
 //! Upstreams that decide by their callers' own rights: what one may have, and another may not, of what is here.
 
 use futures_util::future::join_all;
+use toml::Value;
 
 use crate::harness::proxy::{ONE, TWO};
 use crate::harness::token::basic;
 use crate::harness::{
-    APP, At, Blob, FakeRegistry, Fault, Image, KIB, MIB, ProxyBuilder, Request, TestProxy,
-    TokenServer, Whole, any, get, head,
+    APP, At, Binary, Blob, FakeRegistry, Fault, Image, KIB, MIB, ProxyBuilder, Request, TestProxy,
+    TokenServer, Whole, any, get, head, poll,
 };
 
 /// A repository that Ann and Cat may pull from, and one that everybody may.
@@ -63,6 +64,14 @@ impl Scene {
             probes.push(proxy.get(&target));
             probes.push(proxy.get(&target).range("bytes=0-99"));
             probes.push(proxy.get(&target).range("bytes=-1"));
+            probes.push(proxy.get(&target).range("bytes=0-9,20-29"));
+            let tag = target.rsplit_once('/').map_or("", |(_, it)| it);
+            let tag = tag.replace("v1", digest);
+            probes.push(
+                proxy
+                    .get(&target)
+                    .header("If-None-Match", format!("\"{tag}\"")),
+            );
         }
         probes.push(proxy.get(format!("/v2/{SECRET}/tags/list")));
         probes.push(proxy.get(format!("/v2/{SECRET}/referrers/{digest}")));
@@ -223,6 +232,10 @@ async fn pitfall_35_a_right_that_the_registry_contradicts_is_none() {
         .start()
         .await;
     pull(&proxy, ANN, SECRET, &scene.secret).await;
+    // What is not here yet would be asked for.
+    proxy
+        .wait_for_metric("layerhold_fills", &[], |n| n == 0.0)
+        .await;
     scene.tokens.permit(Some(ANN), &[PUBLIC]);
     scene.tokens.expire();
     let layer = scene.secret.layers[0].digest();
@@ -616,4 +629,152 @@ async fn a_token_of_ours_is_no_longer_good_than_the_upstreams() {
     let form = Request::new(proxy.registry, "POST", "/token").body("grant_type=password");
     let whole = form.whole().await;
     assert_eq!(whole.head.status, 405);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_about_what_a_rule_denies() {
+    let scene = Scene::start().await;
+    let rule = "action = 'deny'\nrepositories = ['team/public']";
+    let rules = [rule, "action = 'allow'"].map(|it| Value::Table(it.parse().unwrap()));
+    let builder = scene.proxy().upstream("deny", vec![SECRET]);
+    let proxy = builder.set("access.rule", rules.to_vec()).start().await;
+    let us = proxy.registry.to_string();
+    for (name, rule) in [(SECRET, "upstream[one.example].deny"), (PUBLIC, "rule 1")] {
+        let anns = granted(token(&proxy, Some(ANN), &us, &[name])).await;
+        for pull in [
+            with(proxy.manifest(name, "v1"), &anns),
+            by(proxy.manifest(name, "v1"), ANN),
+        ] {
+            let refused = pull.whole().await;
+            assert_eq!(refused.head.status, 403);
+            assert!(refused.text().contains(rule), "{}", refused.text());
+        }
+    }
+    assert_eq!(scene.tokens.exchanges(), 0);
+    assert!(scene.upstream.log().is_empty());
+    // About the others they are asked.
+    let other = token(&proxy, Some(ANN), &us, &[SECRET, "team/other"]);
+    granted(other).await;
+    assert_eq!(scene.tokens.exchanges(), 1);
+}
+
+#[tokio::test]
+async fn pitfall_38_a_login_for_one_upstream_is_shown_to_no_other() {
+    let (scene, other) = (Scene::start().await, FakeRegistry::start().await);
+    let builder = scene.proxy().and(TWO, &other);
+    let proxy = builder.upstream("hosts", vec!["two.cache"]).start().await;
+    for service in [TWO, "two.cache", "three.example"] {
+        for host in ["two.cache", "one.cache"] {
+            let login = token(&proxy, Some(ANN), service, &[]).header("Host", host);
+            granted(login).await;
+        }
+    }
+    let ping = by(proxy.get("/v2/"), ANN).header("Host", "two.cache");
+    assert_eq!(status(ping).await, 200);
+    assert_eq!(scene.tokens.exchanges(), 0);
+    assert!(scene.upstream.log().is_empty() && other.log().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_is_for_the_upstream_whose_name_the_client_called_wherever_it_is_asked_for() {
+    let (scene, other) = (Scene::start().await, Scene::start().await);
+    let builder = scene.proxy().and(TWO, &other.upstream);
+    let builder = builder
+        .upstream("access", "caller")
+        .upstream("hosts", vec!["two.cache"]);
+    let builder = builder.set("access.external_url", "https://cache.example");
+    let proxy = builder.start().await;
+    let pull = proxy.manifest(SECRET, "v1").header("Host", "two.cache");
+    let asked = challenge(pull.clone()).await;
+    let start = r#"Bearer realm="https://cache.example/token",service="two.cache","#;
+    assert!(asked.starts_with(start), "{asked}");
+    let asked = token(&proxy, Some(ANN), "two.cache", &[SECRET]).header("Host", "cache.example");
+    let whole = with(pull, &granted(asked).await).whole().await;
+    whole.is(200, other.secret.manifest.bytes());
+    assert!(scene.upstream.log().is_empty());
+}
+
+#[tokio::test]
+async fn pitfall_35_a_reload_gives_nobody_a_right() {
+    let scene = Scene::start().await;
+    let builder = scene.proxy();
+    let binary = Binary::start(&builder).await;
+    let ping = async || {
+        let whole = binary.get("/v2/").whole().await;
+        whole.head.status
+    };
+    let us = binary.registry.to_string();
+    let target = format!("/token?service={us}&scope=repository:{SECRET}:pull");
+    let anns = granted(by(binary.get(target), ANN)).await;
+    let pull = |user| by(binary.manifest(SECRET, "v1"), user);
+    let mine = with(binary.manifest(SECRET, "v1"), &anns).whole().await;
+    mine.is(200, scene.secret.manifest.bytes());
+    assert_eq!(status(pull(BOB)).await, 401);
+    // Shared, and as the registry lets nobody in that has no password: what is here is not asked for.
+    for (access, pinged) in [("shared", 200), ("caller", 401)] {
+        builder.clone().upstream("access", access).file();
+        binary.hang_up();
+        poll("the reload", async || {
+            (ping().await == pinged).then_some(())
+        })
+        .await;
+    }
+    let before = scene.upstream.log().len();
+    assert_eq!(status(pull(BOB)).await, 401);
+    assert!(scene.upstream.log().len() > before, "somebody was asked");
+    let mine = with(binary.manifest(SECRET, "v1"), &anns).whole().await;
+    mine.is(200, scene.secret.manifest.bytes());
+}
+
+#[tokio::test]
+async fn pitfall_38_no_credential_of_a_caller_is_said_by_anybody() {
+    let scene = Scene::start().await;
+    let builder = scene.proxy().set("log_level", "trace");
+    let binary = Binary::start(&builder).await;
+    let (good, bad) = ((ANN.0, ANN.1), ("eve", "c4nary-of-eve"));
+    let us = binary.registry.to_string();
+    let target = format!("/token?service={us}&scope=repository:{SECRET}:pull");
+    let mut said = String::new();
+    let mut shown = Vec::new();
+    for trouble in 0..4 {
+        scene.upstream.heal();
+        match trouble {
+            0 => {}
+            1 => scene.upstream.always(any(""), Fault::Status(500)),
+            2 => scene.upstream.lock(ANN.0, ANN.1),
+            _ => scene.upstream.require_token(&scene.tokens),
+        }
+        for user in [good, bad] {
+            let asked = by(binary.get(&target), user).whole().await;
+            if let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&asked.bytes)
+                && let Some(token) = answer["token"].as_str()
+            {
+                shown.push(token.to_owned());
+            } else {
+                said += &format!("{:?}{}", asked.head, asked.text());
+            }
+            for request in [binary.get("/v2/"), binary.manifest(SECRET, "v1")] {
+                let whole = by(request, user).whole().await;
+                said += &format!("{:?}{}", whole.head, whole.text());
+            }
+            let bearer = shown.last().map_or("c4nary-of-a-token", String::as_str);
+            let whole = with(binary.manifest(SECRET, "v1"), bearer).whole().await;
+            said += &format!("{:?}{}", whole.head, whole.text());
+        }
+    }
+    assert!(!shown.is_empty());
+    said += &binary.metrics().await;
+    said += &binary.log_lines().join("\n");
+    shown.push("c4nary".to_owned());
+    shown.push(ANN.1.to_owned());
+    for (user, password) in [good, bad] {
+        shown.push(
+            basic(user, password)
+                .trim_start_matches("Basic ")
+                .to_owned(),
+        );
+    }
+    for secret in shown {
+        assert!(!said.contains(&secret), "{secret}");
+    }
 }

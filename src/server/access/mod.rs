@@ -34,7 +34,7 @@ pub use shown::fuzz_authorization;
 
 pub(super) use challenge::Challenge;
 pub(super) use exchange::{Issued, TokenRequest};
-pub(super) use front::{Visit, Wish};
+pub(super) use front::{Authenticated, Visit, Wish};
 pub(super) use orders::{NotTaken, is_forwarded};
 pub(super) use refusal::Refusal;
 pub(super) use sealed::Sealer;
