@@ -16,7 +16,7 @@ use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::proxy::{self, Proxy};
 use crate::saved::Savings;
-use crate::server::{self, Access, Health, Server, StartError};
+use crate::server::{self, Access, Health, Server, StartError, Terms};
 use crate::upstream::{self, TransportError};
 
 /// The application.
@@ -168,8 +168,10 @@ impl Running {
     /// that stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
         self.ports.reload(&config.server)?;
+        // Upstreams and rules are for each other, so nothing that may take long is done between them.
+        let terms = Terms::read(&config.access);
         self.proxy.reload(&config.proxy.upstreams)?;
-        self.access.reload(&config.access);
+        self.access.reload(terms);
         let upstreams = config.proxy.upstreams.len();
         info!(upstreams, "configuration reloaded");
         for part in self.config.fixed_differences(config) {

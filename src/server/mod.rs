@@ -35,8 +35,8 @@ mod port;
 mod config;
 
 pub use access::{
-    Access, AccessConfig, Action, FileError, Rule, Who, check_access_files, fuzz_access_file,
-    fuzz_authorization, fuzz_token_request,
+    Access, AccessConfig, Action, FileError, Rule, Terms, Who, check_access_files,
+    fuzz_access_file, fuzz_authorization, fuzz_token_request,
 };
 pub use config::{ClientCertificates, Config, TlsConfig};
 pub use health::Health;

@@ -35,7 +35,7 @@ pub struct Access {
 
 /// The operator's word, and where who there is is kept.
 #[derive(Debug)]
-struct Terms {
+pub struct Terms {
     config: AccessConfig,
     users: Option<Book<Users>>,
     tokens: Option<Book<Tokens>>,
@@ -111,10 +111,9 @@ impl Access {
     }
 
     /// Goes by other rules and files from the next request on. Tokens that were handed out are good as long as what they were
-    /// given for stands. Blocks.
-    pub fn reload(&self, config: &AccessConfig) {
-        let terms = Arc::new(Terms::read(config));
-        *self.terms.write() = terms;
+    /// given for stands.
+    pub fn reload(&self, terms: Terms) {
+        *self.terms.write() = Arc::new(terms);
     }
 
     /// Whether anybody can show who they are, so that there are tokens to be had.
@@ -322,7 +321,8 @@ impl Access {
 }
 
 impl Terms {
-    fn read(config: &AccessConfig) -> Self {
+    /// Reads who there is. Blocks.
+    pub fn read(config: &AccessConfig) -> Self {
         let (htpasswd_file, tokens_file) = (&config.htpasswd_file, &config.tokens_file);
         Self {
             users: htpasswd_file

@@ -28,7 +28,7 @@ mod rules;
 pub use config::AccessConfig;
 pub use entries::{FileError, fuzz_access_file};
 pub use exchange::fuzz_token_request;
-pub use front::{Access, check_access_files};
+pub use front::{Access, Terms, check_access_files};
 pub use rules::{Action, Rule, Who};
 pub use shown::fuzz_authorization;
 
