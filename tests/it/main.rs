@@ -25,6 +25,7 @@ mod outage;
 mod auth;
 mod access;
 mod caller;
+mod caller_fills;
 mod credentials;
 mod accounts;
 mod secrets;
