@@ -227,6 +227,12 @@ impl Sender {
         self.accounts.of(Some(name)).tokens.since(name)
     }
 
+    /// Whether it is asked as a caller who has no token for this repository, or who is nowhere in particular.
+    pub(super) fn is_stranger(&self, name: Option<&RepositoryName>) -> bool {
+        let is_known = || name.is_some_and(|name| self.token_since(name).is_some());
+        self.accounts.are_callers() && !is_known()
+    }
+
     async fn current(&self, of: &Credentials) -> Result<Option<Arc<Credential>>, Error> {
         let current = of.current().await;
         current.map_err(|source| {

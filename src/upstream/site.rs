@@ -38,6 +38,9 @@ pub(super) struct Site {
     places: Arc<Semaphore>,
     /// The part of them that may be blobs, which take long: heads and manifests always find a place.
     blob_places: Arc<Semaphore>,
+    /// The part of them that may be waiting for what becomes of callers who have no token yet: some registries keep those waiting
+    /// who show a wrong password, and anybody can show one.
+    stranger_places: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -121,6 +124,7 @@ impl Site {
                     .saturating_sub((requests_max / 4).max(1))
                     .max(1),
             )),
+            stranger_places: Arc::new(Semaphore::new((requests_max / 2).max(1))),
             sender: Sender::new(name, config, patience.is_some(), metrics.clone())?,
             metrics,
         })
@@ -136,6 +140,7 @@ impl Site {
             patience: self.patience,
             places: Arc::clone(&self.places),
             blob_places: Arc::clone(&self.blob_places),
+            stranger_places: Arc::clone(&self.stranger_places),
             metrics: self.metrics.clone(),
         }
     }
@@ -145,6 +150,7 @@ impl Site {
         &self,
         name: Option<&RepositoryName>,
     ) -> Result<Option<Duration>, Error> {
+        let _stranger = self.stranger_place(name).await?;
         let _place = self.place(&self.places).await?;
         self.sender.log_in(name).await
     }
@@ -449,8 +455,21 @@ impl Site {
 
     /// Asks from a place among the requests in flight.
     async fn ask(&self, question: &Question<'_>) -> Result<(Reply, OwnedSemaphorePermit), Error> {
+        // Whoever is let in is none any more when the answer is there.
+        let _stranger = self.stranger_place(question.endpoint.name()).await?;
         let place = self.place(&self.places).await?;
         Ok((self.answered(question).await?, place))
+    }
+
+    /// A place for a caller who has no token for this repository; `None` for everybody else, who needs none.
+    async fn stranger_place(
+        &self,
+        name: Option<&RepositoryName>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        match self.sender.is_stranger(name) {
+            true => self.place(&self.stranger_places).await.map(Some),
+            false => Ok(None),
+        }
     }
 
     async fn place(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {

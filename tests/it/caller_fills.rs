@@ -85,3 +85,45 @@ async fn pitfall_35_what_comes_for_another_looks_like_what_is_not_here() {
     }
     assert_eq!(answers[0], answers[1]);
 }
+
+#[tokio::test]
+async fn strangers_who_are_kept_waiting_take_no_ones_place() {
+    let (upstream, tokens) = (FakeRegistry::start().await, TokenServer::start().await);
+    upstream.require_token(&tokens);
+    tokens.permit(Some(ANN), &[SECRET]);
+    let secret = Blob::random(KIB);
+    upstream.serve_blob(SECRET, &secret);
+    let proxy = TestProxy::in_front_of(&upstream)
+        .upstream("access", "caller")
+        .set("limits.requests_per_upstream", 4)
+        .start()
+        .await;
+    let pull = || {
+        by(
+            proxy.head(format!("/v2/{SECRET}/blobs/{}", secret.digest())),
+            ANN,
+        )
+    };
+    assert_eq!(pull().whole().await.head.status, 200);
+    let gate = tokens.hold(TokenServer::exchange(), At::Head);
+    let strangers: Vec<_> = (0..8)
+        .map(|n| {
+            let user = format!("eve{n}");
+            let request = match n % 2 {
+                0 => proxy.blob(SECRET, secret.digest()),
+                _ => proxy.get(format!("/token?scope=repository:{SECRET}:pull")),
+            };
+            let request = by(request, (&user, "guess"));
+            tokio::spawn(async move { request.whole().await.head.status })
+        })
+        .collect();
+    gate.reached_by(2).await;
+    let other = Blob::random(KIB);
+    upstream.serve_blob(SECRET, &other);
+    let known = by(proxy.blob(SECRET, other.digest()), ANN).send().await;
+    known.is(&other).await;
+    gate.open();
+    for stranger in strangers {
+        assert_eq!(stranger.await.unwrap(), 401);
+    }
+}
