@@ -81,7 +81,6 @@ impl Hold {
     /// draining is waited for, up to [`DRAINING_WAIT`].
     pub(super) fn take(layout: &Layout) -> Result<Self, OpenError> {
         prepare_dir(layout.dir())?;
-        check_ours(layout, false)?;
         let lock = take_lock(layout, DRAINING_WAIT)?;
         check_version(layout)?;
         Ok(Self::of(layout, lock))
@@ -138,8 +137,7 @@ impl Hold {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let taken = check_ours(layout, true).and_then(|()| {
-            keep_to_ourselves(layout.dir())?;
+        let taken = keep_to_ourselves(layout, true).and_then(|()| {
             let lock = take_lock(layout, Duration::ZERO)?;
             check_version(layout)?;
             Ok(lock)
@@ -162,20 +160,22 @@ impl Hold {
 ///
 /// # Errors
 ///
-/// When it cannot be made or opened, or is another user's.
+/// When it cannot be made or opened, is another user's, or has something else in it; what it then is it stays.
 pub fn prepare_dir(dir: &Path) -> Result<File, OpenError> {
     let not_usable = |source| OpenError::NotUsable {
         dir: dir.to_owned(),
         source,
     };
     make_dirs(dir).map_err(not_usable)?;
-    keep_to_ourselves(dir)?;
+    keep_to_ourselves(&Layout::new(dir.to_owned()), false)?;
     File::open(dir).map_err(not_usable)
 }
 
-/// Refuses another user's directory, and takes everybody else's rights from one of ours: what an earlier version put into
-/// it may be readable for all. Where it is root's, as a volume in a container is, nobody but root can do that.
-fn keep_to_ourselves(dir: &Path) -> Result<(), OpenError> {
+/// Refuses another user's directory and one that is no store's, and takes everybody else's rights from one of ours: what an
+/// earlier version put into it may be readable for all. Where it is root's, as a volume in a container is, nobody but root can
+/// do that.
+fn keep_to_ourselves(layout: &Layout, was_ours: bool) -> Result<(), OpenError> {
+    let dir = layout.dir();
     let not_usable = |source| OpenError::NotUsable {
         dir: dir.to_owned(),
         source,
@@ -184,7 +184,12 @@ fn keep_to_ourselves(dir: &Path) -> Result<(), OpenError> {
     let (owner, us) = (metadata.uid(), geteuid().as_raw());
     let mode = metadata.mode() & 0o7777;
     let shown = format!("{mode:04o}");
-    match whose(owner, us, mode) {
+    let whose = whose(owner, us, mode);
+    if whose != Whose::Foreign {
+        // Before anything is changed: a slip of the hand may have named `/tmp`.
+        check_ours(layout, was_ours)?;
+    }
+    match whose {
         Whose::Ours => {}
         Whose::TooWide => {
             let narrower = Permissions::from_mode(mode & 0o7000 | DIR_MODE);

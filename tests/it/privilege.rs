@@ -56,6 +56,25 @@ async fn a_directory_that_others_could_read_is_closed_and_kept() {
 }
 
 #[tokio::test]
+async fn a_directory_that_is_not_ours_is_refused_as_it_is() {
+    let upstream = FakeRegistry::start().await;
+    for sandbox in ["none", "landlock"] {
+        let builder = TestProxy::in_front_of(&upstream).set("sandbox", sandbox);
+        let dir = builder.dir();
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("letter"), "dear").unwrap();
+        // As /tmp is, which a slip of the hand may name.
+        fs::set_permissions(&dir, Permissions::from_mode(0o1777)).unwrap();
+        let (status, said) = Binary::refused(&builder).await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("holds no layerhold store"), "{said}");
+        assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o7777, 0o1777);
+        let there: Vec<_> = fs::read_dir(&dir).unwrap().collect();
+        assert_eq!(there.len(), 1, "{there:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_link_in_place_of_a_file_of_ours_leads_nowhere() {
     let upstream = FakeRegistry::start().await;
     for name in ["LOCK", "VERSION"] {
