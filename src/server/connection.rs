@@ -44,6 +44,8 @@ pub(super) struct ConnectionHandle {
     within_head: Arc<AtomicBool>,
     /// Whether a line feed has come that no carriage return came before.
     bare_feed: Arc<AtomicBool>,
+    /// Whether something of an answer that has ended may be on this side yet.
+    unsent: Arc<AtomicBool>,
     /// Whether it is one of several that share the connection: then it knows nothing of what is sent, and cannot break off
     /// the others.
     is_stream: bool,
@@ -66,6 +68,22 @@ impl ConnectionHandle {
     /// A body failed: the connection ends by a reset, so that no client takes its end for that of the body.
     pub(super) fn break_off(&self) {
         self.broken.store(true, Ordering::Release);
+    }
+
+    /// An answer was handed over to its end.
+    pub(super) fn has_answered(&self) {
+        self.unsent.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end of an answer may not have left yet.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    fn flushed(&self, flushed: &Poll<io::Result<()>>) {
+        if flushed.is_ready() {
+            self.unsent.store(false, Ordering::Relaxed);
+        }
     }
 
     /// A request's head was read to its end.
@@ -218,7 +236,11 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        let flushed = Pin::new(&mut self.tcp).poll_flush(cx);
+        if self.is_plain {
+            self.handle.flushed(&flushed);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -313,7 +335,9 @@ impl AsyncWrite for SecureConnection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+        let flushed = Pin::new(&mut self.tls).poll_flush(cx);
+        self.handle.flushed(&flushed);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -117,6 +117,7 @@ pub(super) async fn handle(
             ending.break_off();
         }
         line.ended(end, bytes);
+        ending.has_answered();
         drop(serving);
     });
     let body = Outgoing::new(body, &connection, on_end);

@@ -127,14 +127,20 @@ impl Connections {
                 served = serving.as_mut() => return served,
                 () = self.stopping.cancelled() => serving.as_mut().graceful_shutdown(),
             }
-            serving.await
+            serving.as_mut().await
         };
         // Dropped at the end of the drain, what is still under way is reset, not ended in order.
         let served = tokio::select! {
             served = served => served,
             () = self.breaking_off.cancelled() => return ending.break_off(),
-            // Nothing is lost: it is idle, or within its head.
-            () = seat.ended() => return made_room(address),
+            // Nothing is lost: it is idle, or within its head. Or an answer is leaving yet, of which TLS keeps some back.
+            () = seat.ended() => {
+                if ending.has_unsent() {
+                    serving.as_mut().graceful_shutdown();
+                    let _ = timeout(FAREWELL, serving).await;
+                }
+                return made_room(address);
+            }
         };
         match served {
             // The library's patience for a head is also that for the next request to begin.
@@ -306,6 +312,8 @@ async fn idle(open: &mut watch::Receiver<usize>, patience: Duration) {
     }
 }
 
+/// How long the rest of an answer has to leave on a connection that makes room.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// A request head is at most this large, and so much of a response waits in the HTTP library before it asks for more.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Requests at once on one connection of HTTP/2: no fewer, says RFC 9113 §6.5.2.

@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use rcgen::SanType;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::tls::{TLS12, TLS13};
 use crate::harness::{
     APP, At, Authority, Binary, Blob, Connection, End, FakeRegistry, Fault, Identity, KIB, MIB,
-    NAME, ProxyBuilder, TestProxy, TlsClient, get, poll,
+    NAME, ProxyBuilder, TestProxy, TlsClient, get, poll, within,
 };
 
 /// What a proxy shows, and who vouches for it.
@@ -103,6 +104,44 @@ async fn pulls_over_tls_are_like_any_other() {
     let client = authority.client().offering(&["h2"]);
     assert!(ping(&client, proxy.registry).await.is_err());
     assert_eq!(proxy.metric(handshakes, &ends("failed")).await, 1.0);
+}
+
+#[tokio::test]
+async fn who_makes_room_for_another_gets_the_rest_of_its_answer() {
+    let Scene {
+        upstream,
+        authority,
+        builder,
+    } = Scene::new().await;
+    let proxy = builder.set("limits.connections_per_source", 1);
+    let proxy = proxy.start().await;
+    let blob = Blob::random(8 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let client = authority.client();
+    let mut pull = client.try_open(proxy.registry).await.unwrap();
+    let target = format!("/v2/{APP}/blobs/{}", blob.digest());
+    let head = format!("GET {target} HTTP/1.1\r\nHost: cache\r\n\r\n");
+    pull.write_all(head.as_bytes()).await.unwrap();
+    // Until all of it was handed over: what is missing is on its way, and some of it has not left.
+    let (mut received, mut piece) = (Vec::new(), vec![0; 64 * KIB]);
+    let complete = [("end", "complete")];
+    while proxy.metric("layerhold_responses_total", &complete).await < 1.0 {
+        let read = within("a piece", pull.read(&mut piece)).await.unwrap();
+        received.extend_from_slice(&piece[..read]);
+    }
+    assert!(received.len() < blob.bytes().len());
+    assert_eq!(ping(&client, proxy.registry).await.unwrap(), 200);
+    let head = received
+        .windows(4)
+        .position(|it| it == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let mut rest = vec![0; head + blob.bytes().len() - received.len()];
+    within("the rest", pull.read_exact(&mut rest))
+        .await
+        .unwrap();
+    received.extend_from_slice(&rest);
+    assert!(received.ends_with(blob.bytes()));
 }
 
 #[tokio::test]
@@ -463,9 +502,7 @@ async fn a_proxy_header_comes_before_tls() {
         .unwrap();
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend([203, 0, 113, 9, 127, 0, 0, 1, 0x10, 0xe1, 0x13, 0x88]);
-    tokio::io::AsyncWriteExt::write_all(&mut tcp, &header)
-        .await
-        .unwrap();
+    tcp.write_all(&header).await.unwrap();
     let tls = scene.authority.client().over(tcp).await.unwrap();
     let mut connection = Connection::over(tls);
     connection.write(PING).await.unwrap();
