@@ -730,6 +730,8 @@ async fn the_admin_port_takes_orders_of_this_machine() {
         ("Host", "127.0.0.1", 200),
         ("X-Forwarded-For", "203.0.113.9", 403),
         ("Forwarded", "for=203.0.113.9", 403),
+        ("X-Real-IP", "203.0.113.9", 403),
+        ("Via", "1.1 front", 403),
     ] {
         assert_eq!(
             status(order(&proxy).header(name, value)).await,

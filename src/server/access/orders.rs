@@ -105,9 +105,11 @@ fn is_no_pages(host: &str) -> bool {
     is_address || !name.contains('.') || name.to_ascii_lowercase().ends_with(".localhost")
 }
 
-const FORWARDING: [HeaderName; 2] = [
+const FORWARDING: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("via"),
 ];
 
 #[cfg(test)]
