@@ -302,6 +302,11 @@ impl Sender {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok((response, shown));
         }
+        // Some registries refuse HEAD to everybody, and to a token as new as this one another would be no news. Whoever asks by
+        // HEAD asks by GET next, and that tells.
+        if question.method == Method::HEAD && place.is_new() {
+            return Ok((response, shown));
+        }
         let challenges = Challenge::all(response.headers());
         let entry = Entry {
             name: Some(name),

@@ -135,6 +135,13 @@ impl Place {
         token.map(|it| it.authorization.clone())
     }
 
+    /// Whether there is a token that was given a moment ago.
+    pub(super) fn is_new(&self) -> bool {
+        let token = self.token.lock();
+        let token = token.as_ref().filter(|it| Instant::now() < it.good_until);
+        token.is_some_and(|it| it.since.elapsed() < NEW_FOR)
+    }
+
     /// Waits for the right to exchange. Cancel-safe; a right that is dropped unused is the next one's.
     pub(super) async fn turn(&self) -> Turn<'_> {
         let came = Instant::now();
@@ -229,6 +236,8 @@ impl std::fmt::Debug for Token {
 /// A token without `expires_in` is good for this long (distribution's token specification).
 const GOOD_FOR_DEFAULT: Duration = Duration::from_secs(60);
 const GOOD_FOR_MAX: Duration = Duration::from_secs(3600);
+/// For how long another token would say nothing else.
+const NEW_FOR: Duration = Duration::from_secs(60);
 const PLACES_MAX: usize = 10_000;
 /// More than a client pulls from within the time of a token.
 const CALLERS_PLACES_MAX: usize = 100;
