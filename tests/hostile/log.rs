@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::harness::binary::field;
+use crate::harness::proxy::Front;
 use crate::harness::{Binary, poll};
 
 /// The lines of the log so far.
@@ -13,11 +14,16 @@ pub(crate) struct Log(Vec<String>);
 impl Log {
     /// What was written until nobody is connected any more: a request's line comes with its end.
     pub(crate) async fn of(binary: &Binary) -> Self {
-        binary
+        Self::through(binary, binary).await
+    }
+
+    /// The same of a binary whose registry port is reached otherwise.
+    pub(crate) async fn through(front: &Front, binary: &Binary) -> Self {
+        front
             .wait_for_metric("layerhold_connections", &[], |it| it == 0.0)
             .await;
         // What is written last tells that everything before it was read.
-        let whole = binary.get("/v2/").whole().await;
+        let whole = front.get("/v2/").whole().await;
         let id = whole.head.header("x-request-id").unwrap();
         let lines = poll("the last line of the log", async || {
             let lines = binary.log_lines();

@@ -18,7 +18,7 @@
 //! Meanwhile somebody pulls as usual, and at the end nothing is left: connections, descriptors, memory.
 //!
 //! A second test changes good requests at random, where only what holds for every answer is known, and a third does so where clients have
-//! to show who they are. In a fourth it is the registry that sends what it should not.
+//! to show who they are. In a fourth it is the registry that sends what it should not. In a fifth all is as in the first, and encrypted.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -30,6 +30,7 @@ mod log;
 mod registry;
 mod exchange;
 mod answers;
+mod bridge;
 mod shapes;
 
 #[path = "../load/process.rs"]
@@ -44,6 +45,7 @@ mod process;
 )]
 mod harness;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,8 +53,12 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 
+use crate::bridge::bridge;
 use crate::exchange::Exchange;
-use crate::harness::{APP, Binary, Blob, FakeRegistry, Image, KIB, ProxyBuilder, TestProxy};
+use crate::harness::proxy::Front;
+use crate::harness::{
+    APP, Authority, Binary, Blob, FakeRegistry, Image, KIB, NAME, ProxyBuilder, TestProxy,
+};
 use crate::log::Log;
 use crate::process::{Usage, is_as_before, turn};
 use crate::shapes::Shapes;
@@ -68,7 +74,7 @@ async fn pitfall_39_what_no_client_would_send_is_refused_and_leaves_nothing() {
     let heard = upstream.log().len();
     // What the process needs once it has had many of them.
     let mut shapes = Shapes::new(seed, &target);
-    let mut seen = throw(&binary, (0..500).map(|_| shapes.next())).await;
+    let mut seen = throw(binary.registry, (0..500).map(|_| shapes.next())).await;
     let before = Usage::of(&binary);
 
     let over = Arc::new(AtomicBool::new(false));
@@ -82,7 +88,7 @@ async fn pitfall_39_what_no_client_would_send_is_refused_and_leaves_nothing() {
         assert!(pulls > 0);
     };
     let throwing = async {
-        seen.extend(throw(&binary, (0..requests).map(|_| shapes.next())).await);
+        seen.extend(throw(binary.registry, (0..requests).map(|_| shapes.next())).await);
         over.store(true, Ordering::SeqCst);
     };
     tokio::join!(pulling, throwing);
@@ -136,13 +142,43 @@ async fn whoever_shows_something_like_a_password_gets_and_leaves_nothing() {
     login.whole().await.is(200, b"{}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pitfall_39_what_no_client_would_send_is_refused_over_tls_as_well() {
+    let _turn = turn().await;
+    let (seed, requests) = (seed(), number("HOSTILE_REQUESTS").unwrap_or(6000) / 6);
+    println!("HOSTILE_SEED={seed}, {requests} requests");
+    let upstream = FakeRegistry::start().await;
+    let image = Image::random(&[4 * KIB]);
+    upstream.serve_image(APP, "v1", &image);
+    let authority = Authority::new();
+    let identity = authority.vouch(&[NAME]);
+    let builder = builder(&upstream);
+    let certificate = builder.write("tls.crt", &identity.certificate_pem);
+    let key = builder.write("tls.key", &identity.key_pem);
+    let builder = builder.set("tls.certificate", certificate);
+    let binary = Binary::start(&builder.set("tls.key", key)).await;
+    let front = Front {
+        registry: bridge(binary.registry, authority.client()).await,
+        admin: binary.admin,
+    };
+    front.pull_manifest(APP, "v1").await;
+    front.wait_for_hit(APP, &image.layers[0]).await;
+    let heard = upstream.log().len();
+    let mut shapes = Shapes::new(seed, &Target::of(&binary, &image));
+    let seen = throw(front.registry, (0..requests).map(|_| shapes.next())).await;
+    assert_eq!(upstream.log().len(), heard, "{:?}", upstream.log().last());
+    Log::through(&front, &binary).await.is_sane(&seen);
+    let ambiguous = [("reason", "ambiguous")];
+    assert!(front.metric("layerhold_refusals_total", &ambiguous).await > 0.0);
+}
+
 async fn changed_at_random(binary: &Binary, image: &Image, seed: u64, requests: u64) {
     let mut shapes = Shapes::new(seed, &Target::of(binary, image));
     let login = binary
         .get("/v2/")
         .header("Authorization", format!("Basic {}", shapes::PASSWORD));
     login.whole().await.is(200, b"{}");
-    let seen = throw(binary, (0..requests).map(|_| shapes.changed())).await;
+    let seen = throw(binary.registry, (0..requests).map(|_| shapes.changed())).await;
     Log::of(binary).await.is_sane(&seen);
     let failed = [("status", "500")];
     let failed = binary.metric("layerhold_requests_total", &failed).await;
@@ -180,10 +216,10 @@ fn builder(upstream: &FakeRegistry) -> ProxyBuilder {
 }
 
 /// Sends all of them, some at a time: the ids of the requests that were answered.
-async fn throw(binary: &Binary, exchanges: impl Iterator<Item = Exchange>) -> Vec<String> {
+async fn throw(to: SocketAddr, exchanges: impl Iterator<Item = Exchange>) -> Vec<String> {
     let (mut thrown, mut seen) = (JoinSet::new(), Vec::new());
     for exchange in exchanges {
-        thrown.spawn(exchange.run(binary.registry));
+        thrown.spawn(exchange.run(to));
         if thrown.len() >= AT_ONCE
             && let Some(ended) = thrown.join_next().await
         {

@@ -55,7 +55,7 @@ async fn what_a_registry_says_is_in_no_header_and_no_line_of_the_log_that_it_was
         }
     });
     let exchanges: Vec<_> = exchanges.collect();
-    let seen = throw(&binary, exchanges.into_iter()).await;
+    let seen = throw(binary.registry, exchanges.into_iter()).await;
     let log = Log::of(&binary).await;
     log.is_sane(&seen);
     log.has_none_of(&["hunter2", "X-Amz-Signature"]);
