@@ -46,7 +46,7 @@ impl Admin {
             peer = %peer.address,
             tls = peer.is_tls,
             certificate = peer.certificate.as_deref(),
-            method = %request.method(),
+            method = shown_path(request.method().as_str(), PATH_SHOWN_MAX),
             path = shown_path(request.uri().path(), PATH_SHOWN_MAX),
             "admin request"
         );

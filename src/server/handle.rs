@@ -51,7 +51,7 @@ struct Line {
     identity: Identity,
     /// Who they say they are at the upstream, where that is for the upstream to judge.
     caller: Option<String>,
-    method: http::Method,
+    method: String,
     path: String,
     labels: Labels,
     status: StatusCode,
@@ -293,9 +293,10 @@ fn visit<'a>(
     }
 }
 
-/// The name of a caller, for the log.
+/// The name of a caller, for the log. Nobody has looked at it yet.
 fn user(caller: &Caller) -> Option<String> {
-    caller.credential().map(|it| it.username().to_owned())
+    let credential = caller.credential();
+    credential.map(|it| shown_path(it.username(), NAME_SHOWN_MAX))
 }
 
 async fn respond_to(
@@ -337,7 +338,7 @@ impl Line {
             peer,
             identity: Identity::Anonymous,
             caller: None,
-            method: request.method().clone(),
+            method: shown_path(request.method().as_str(), METHOD_SHOWN_MAX),
             path: shown_path(request.uri().path(), PATH_SHOWN_MAX),
             labels: labels_of(route),
             status: *CLIENT_LEFT,
@@ -403,6 +404,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TOKEN_PATH: &str = "/token";
 /// How much of a path a log line shows: more than the longest valid one.
 const PATH_SHOWN_MAX: usize = 600;
+/// More than any method has.
+const METHOD_SHOWN_MAX: usize = 32;
+/// More than any user's name has.
+const NAME_SHOWN_MAX: usize = 200;
 
 fn requested<'a>(
     request: &'a Request<Incoming>,
@@ -472,4 +477,25 @@ fn log_error(id: &str, error: &Error) {
 /// Milliseconds with a fraction: hits take less than one.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Secret;
+    use crate::upstream::Credential;
+
+    #[test]
+    fn a_callers_name_is_visible_and_bounded() {
+        for (name, shown) in [
+            ("ann", "ann"),
+            ("robot$a+b", "robot$a+b"),
+            ("a\n\u{202e}b", "a%0A%E2%80%AEb"),
+            (&"x".repeat(10_000), &"x".repeat(NAME_SHOWN_MAX)),
+        ] {
+            let credential = Credential::new(name, Secret::new("hush"));
+            let caller = Caller::Own(Arc::new(credential));
+            assert_eq!(user(&caller).as_deref(), Some(shown));
+        }
+    }
 }

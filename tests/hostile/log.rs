@@ -38,6 +38,7 @@ impl Log {
         let mut lines_of: HashMap<String, usize> = HashMap::new();
         for line in &self.0 {
             assert!(line.chars().all(is_visible), "{line:?}");
+            assert!(line.len() <= LINE_BYTES_MAX, "{line:?}");
             let object: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line:?}"));
             assert!(object.is_object(), "{line:?}");
             let text = |name| field(&object, name).and_then(Value::as_str);
@@ -82,3 +83,5 @@ fn is_forged(message: Option<&str>) -> bool {
 
 /// What attackers would have the log say.
 pub(crate) const FORGED: &str = "forged";
+/// More than any line needs.
+const LINE_BYTES_MAX: usize = 8 << 10;

@@ -289,7 +289,7 @@ impl Shapes {
 
     /// Nothing that pulls.
     fn method(&mut self) -> Odd {
-        let long = "M".repeat(self.random.random_range(20..2000));
+        let long = "M".repeat(self.random.random_range(20..20_000));
         let methods = [
             "CONNECT",
             "OPTIONS",
