@@ -1,6 +1,7 @@
 //! Answers and errors as responses. Every header is set here.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
@@ -77,9 +78,7 @@ pub(super) fn error(error: &Error, namespace: Option<&str>) -> Response<Response
     registry_headers(headers);
     headers.insert(CONTENT_TYPE, JSON);
     if let Some(after) = error.retry_after() {
-        // A part of a second is one more to wait.
-        let seconds = after.as_millis().div_ceil(1000).max(1);
-        set(headers, RETRY_AFTER, &seconds.to_string());
+        set(headers, RETRY_AFTER, &seconds(after));
     }
     if matches!(error, Error::Request(RequestFault::Method)) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -115,7 +114,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Response<ResponseBody> {
         set(headers, WWW_AUTHENTICATE, &challenge.to_string());
     }
     if let Some(after) = refusal.retry_after() {
-        set(headers, RETRY_AFTER, &after.as_secs().to_string());
+        set(headers, RETRY_AFTER, &seconds(after));
     }
     if *refusal == Refusal::Method {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -305,6 +304,11 @@ fn cut(body: Body, part: Part, length: Option<u64>) -> ResponseBody {
         }
         (Body::Stream(stream), Part::Several(multipart)) => multipart.of_stream(*stream),
     }
+}
+
+/// How long to wait, in whole seconds: a part of one is one more, and none would be at once.
+fn seconds(after: Duration) -> String {
+    after.as_millis().div_ceil(1000).max(1).to_string()
 }
 
 /// By which clients know a registry, on every answer.
