@@ -66,6 +66,8 @@
 //! 13. A repository vouches for its content: having the bytes is not a right to them. Where an upstream decides by its callers'
 //!     rights, nobody gets a look at what is here before the registry itself has let them in.
 //! 14. Bytes are never rewritten.
+//!
+#![doc = include_str!("threat_model.md")]
 
 pub mod app;
 pub mod sandbox;
