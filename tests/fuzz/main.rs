@@ -59,11 +59,11 @@ macro_rules! tests {
 tests! {
     digest name tag namespace pattern full_reference endpoint media_type manifest
     range content_range conditional retry_after host forwarded proxy_header network size duration rate
-    challenge token credential_helper realm redirect link no_proxy tunnel_answer gzip
+    authorization token_request challenge token credential_helper realm redirect link no_proxy tunnel_answer gzip
     listing purge_order verify_order purge_report verify_line
     grants tag_record layout
     config options client_config
-    password_file certificates store_version
+    access_file password_file certificates store_version
 }
 
 /// Runs a target until its time is up.

@@ -218,6 +218,56 @@ pub(super) const RETRY_AFTER: Target = Target {
     ],
 };
 
+pub(super) const AUTHORIZATION: Target = Target {
+    name: "authorization",
+    run: layerhold::server::fuzz_authorization,
+    seeds: &[
+        b"Basic YW5uOmh1c2g=",
+        b"basic   em/DqzpodXNo",
+        b"Basic YW5uOmE6Yg==",
+        b"Basic OmFubg==",
+        b"Basic YW5uOmh1c2g",
+        b"Bearer 9f86d081884c7d659a2feaa0c55ad015",
+        b"BEARER abc.def-ghi_jkl~m+n/o==",
+        b"Bearer a b",
+        b"Digest username=\"ann\"",
+        b"Basic",
+    ],
+    words: &[
+        b"Basic ", b"Bearer ", b" ", b"=", b"==", b"Og==", b"AA==", b"Cg==", b"/w==", b"\t", b",",
+        b"\xff",
+    ],
+};
+
+pub(super) const TOKEN_REQUEST: Target = Target {
+    name: "token_request",
+    run: layerhold::server::fuzz_token_request,
+    seeds: &[
+        b"",
+        b"service=cache.example%3A5000&scope=repository%3Alibrary%2Fdebian%3Apull",
+        b"account=ann&client_id=docker&offline_token=true&service=ghcr.io",
+        b"scope=repository:a/b:pull&scope=repository:c:pull,push",
+        b"scope=repository:a:pull%20repository:b:pull",
+        b"service=a&service=b",
+        b"scope=%00%0d%0a&service=%ff",
+    ],
+    words: &[
+        b"scope=",
+        b"service=",
+        b"account=",
+        b"&",
+        b"=",
+        b"%",
+        b"%20",
+        b"%0a",
+        b"%26",
+        b"+",
+        b"repository:",
+        b":pull",
+        b"\xff",
+    ],
+};
+
 pub(super) const CHALLENGE: Target = Target {
     name: "challenge",
     run: layerhold::upstream::fuzz_challenge,

@@ -123,6 +123,36 @@ pub(super) const CERTIFICATES: Target = Target {
     ],
 };
 
+pub(super) const ACCESS_FILE: Target = Target {
+    name: "access_file",
+    run: layerhold::server::fuzz_access_file,
+    seeds: &[
+        b"ann:$2y$05$......................7p18asIPSQOtBXWfNDRLdyD6SgVNCiO\n",
+        b"# who\n\nbob:$2b$10$......................7p18asIPSQOtBXWfNDRLdyD6SgVNCiO\r\n",
+        b"ci:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n",
+        b"ann:$apr1$lZL6V/ci$eIMz/iKDkbtys/uU7LEK00",
+        b"ann:$2y$31$......................7p18asIPSQOtBXWfNDRLdyD6SgVNCiO",
+        b"anonymous:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        b":",
+        b"",
+    ],
+    words: &[
+        b":",
+        b"\n",
+        b"\r\n",
+        b"#",
+        b" ",
+        b"$2y$",
+        b"$2a$04$",
+        b"$14$",
+        b"$",
+        b"\0",
+        b"\xff",
+        b"anonymous",
+        b"authenticated",
+    ],
+};
+
 pub(super) const STORE_VERSION: Target = Target {
     name: "store_version",
     run: store_version,
