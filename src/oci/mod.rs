@@ -5,6 +5,23 @@
 //!
 //! **What is absent:** no I/O, no clock, no async.
 
+/// What is shown of a text with a rule is that text, in logs as well.
+macro_rules! written_as_text {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
 mod endpoint;
 mod full_reference;
 mod error_code;

@@ -147,22 +147,6 @@ impl Namespace {
     }
 }
 
-macro_rules! written_as_text {
-    ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
-}
-
 written_as_text!(RepositoryName, Tag, Namespace);
 
 impl fmt::Display for Reference {

@@ -4,7 +4,6 @@
 //! characters, `/` and none included; everything else for itself. So `team/*` is `team/app` and not `team/app/debug`,
 //! `team/**` is both, and neither is `team`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::names::{RepositoryName, Tag};
@@ -71,22 +70,6 @@ impl TagPattern {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-macro_rules! written_as_text {
-    ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
 }
 
 written_as_text!(RepositoryPattern, TagPattern);
