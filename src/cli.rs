@@ -38,8 +38,8 @@ pub enum Command {
     Serve(Options),
     /// Print the configuration that `serve` would run on, as TOML, and exit.
     ///
-    /// Nothing is opened but the configuration file: a port that is taken or a directory that cannot be written shows
-    /// only when serving.
+    /// Nothing is opened but the configuration file and the files that it names, which have to be what they should: a port
+    /// that is taken or a directory that cannot be written shows only when serving.
     #[command(after_help = PRECEDENCE)]
     Check(Options),
     /// Print what makes a client pull through this proxy, as the content of one file, and exit.
@@ -171,10 +171,11 @@ pub struct Options {
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<String>,
 
-    /// Where metrics, health and purging listen [variable: LAYERHOLD_ADMIN_LISTEN] [key: admin_listen] [default: 127.0.0.1:9555]
+    /// Where metrics and health are, and orders are taken [variable: LAYERHOLD_ADMIN_LISTEN] [key: admin_listen] [default: 127.0.0.1:9555]
     ///
     /// Never the address of the registry API. Change it when Prometheus or a health check is on another machine; whoever
-    /// reaches it sees which upstreams are used, and may purge.
+    /// reaches it sees which upstreams are used. To purge and to have it check itself is for the machine itself, unless
+    /// `access.admin_networks` or `access.admin_identities` say otherwise.
     #[arg(long, value_name = "ADDR")]
     pub admin_listen: Option<String>,
 
@@ -220,9 +221,9 @@ pub struct Options {
 
     /// Rights that `serve` gives away: none or landlock [variable: LAYERHOLD_SANDBOX] [key: sandbox] [default: none]
     ///
-    /// With `landlock` the kernel lets the process, and the credential helpers that it runs, write below the cache
-    /// directory and nowhere else. Needs Linux 5.19 or newer; elsewhere a warning says so. Change it unless a helper
-    /// keeps files of its own, or something else confines the process already.
+    /// With `landlock` the kernel lets the process, and the credential helpers and verifiers that it runs, write below the
+    /// cache directory and nowhere else. Needs Linux 5.19 or newer; elsewhere a warning says so. Change it unless one of
+    /// those programs keeps files of its own, or something else confines the process already.
     #[arg(long, value_name = "KIND")]
     pub sandbox: Option<String>,
 }
