@@ -78,6 +78,11 @@ pub enum Error {
 }
 
 impl Mark {
+    /// That of the file that is there now, if there is one. Blocks.
+    pub fn at(path: &Path) -> Option<Self> {
+        fs::metadata(path).map(|it| Self::of(&it)).ok()
+    }
+
     /// That of a file.
     pub fn of(metadata: &Metadata) -> Self {
         Self {

@@ -350,10 +350,7 @@ fn marks(config: &TlsConfig) -> Marks {
         Some(&config.key),
         config.clients.ca_file(),
     ];
-    files.map(|it| {
-        let metadata = std::fs::metadata(it?).ok()?;
-        Some(Mark::of(&metadata))
-    })
+    files.map(|it| Mark::at(it?))
 }
 
 /// The name of HTTP/2 over TLS (RFC 9113 §3.2).

@@ -337,7 +337,7 @@ fn look(
     path: &Path,
     was_refused: bool,
 ) -> Result<Found, CredentialError> {
-    let found = fs::metadata(path).map(|it| Mark::of(&it)).ok();
+    let found = Mark::at(path);
     if let Some((mark, credential)) = last
         && Some(*mark) == found
         && !was_refused

@@ -1,6 +1,5 @@
 //! A file of the operator's that is read again when it has changed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +87,7 @@ impl<T: Default + Send + Sync + 'static> Book<T> {
 
     /// Looks at the file, and reads it if it has changed. Blocks.
     fn look(&self) {
-        let found = fs::metadata(&*self.path).map(|it| Mark::of(&it)).ok();
+        let found = Mark::at(&self.path);
         let last = self.state.lock().mark;
         // What cannot even be looked at is read anew, for its error.
         let read = (found.is_none() || found != last).then(|| read(&self.path, self.parse));
@@ -137,6 +136,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A file of one word that is not `wrong`.
