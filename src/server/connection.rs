@@ -31,6 +31,8 @@ pub(super) struct Connection {
     write_idle_timeout: Duration,
     /// Runs while a write waits for the client.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs from our end on, while the client's is waited for.
+    parting: Option<Pin<Box<Sleep>>>,
     line_ends: LineEnds,
     metrics: Metrics,
 }
@@ -46,6 +48,8 @@ pub(super) struct ConnectionHandle {
     bare_feed: Arc<AtomicBool>,
     /// Whether something of an answer that has ended may be on this side yet.
     unsent: Arc<AtomicBool>,
+    /// Whether the client has things to say while it is answered.
+    talks_on: Arc<AtomicBool>,
     /// Whether it is one of several that share the connection: then it knows nothing of what is sent, and cannot break off
     /// the others.
     is_stream: bool,
@@ -86,6 +90,12 @@ impl ConnectionHandle {
         }
     }
 
+    /// The client says what it has taken while it takes it, as in HTTP/2, to the very end and after it. A socket that is closed
+    /// with such words unread, or gets them later, is reset, and what was not taken yet is lost. So they are listened to.
+    pub(super) fn talks_on(&self) {
+        self.talks_on.store(true, Ordering::Relaxed);
+    }
+
     /// A request's head was read to its end.
     pub(super) fn head_is_whole(&self) {
         self.within_head.store(false, Ordering::Relaxed);
@@ -124,6 +134,7 @@ impl Connection {
             is_plain: true,
             write_idle_timeout,
             waiting: None,
+            parting: None,
             line_ends: LineEnds::default(),
             metrics,
         }
@@ -170,6 +181,25 @@ impl Connection {
             self.handle.sent.add(*bytes);
         }
         Poll::Ready(written)
+    }
+
+    /// Hears out a client that was told that nothing more comes, for as long as it may take nothing.
+    fn part(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = self.write_idle_timeout;
+        let parting = self
+            .parting
+            .get_or_insert_with(|| Box::pin(sleep(patience)));
+        if parting.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut heard = [0; HEARD_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut heard);
+            let read = std::task::ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// Writes to a client whose time is over. The kernel says that a socket is writable only when a good part of what
@@ -248,7 +278,13 @@ impl AsyncWrite for Connection {
             // No orderly end: the reset follows when the socket is closed.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        if self.parting.is_none() {
+            std::task::ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+            if !self.handle.talks_on.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.part(cx).map(Ok)
     }
 }
 
@@ -362,3 +398,5 @@ fn prepare(tcp: &TcpStream) {
 /// What waits in the kernel for a client that takes no more. What is on its way does not count, so that a long way is not a
 /// slow one; without this limit it would be the whole send buffer, megabytes for each slow client.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
+/// What is read at once of what nobody listens to.
+const HEARD_BYTES: usize = 4 << 10;

@@ -170,6 +170,7 @@ impl Connections {
             open: watch::Sender::new(0),
         };
         let mut open = streams.open.subscribe();
+        ending.talks_on();
         let front = Arc::clone(&self.front);
         let is_shared = front.peers.is_trusted(address.ip());
         let source = (!is_shared).then(|| Source::of(address.ip()));

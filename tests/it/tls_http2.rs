@@ -8,7 +8,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::task::{JoinHandle, yield_now};
 
 use crate::harness::{
     APP, At, Authority, Binary, Blob, FakeRegistry, Fault, KIB, MIB, NAME, ProxyBuilder, TestProxy,
@@ -286,6 +288,73 @@ async fn invariant_12_streams_in_progress_end_before_we_do() {
 }
 
 #[tokio::test]
+async fn invariant_12_a_client_that_says_what_it_takes_gets_all_of_it() {
+    let (upstream, authority, builder) = scene().await;
+    let proxy = builder.start().await;
+    let blob = Blob::random(64 * KIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(32 * KIB));
+    // What it does not read stays with us.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = socket.connect(proxy.registry).await.unwrap();
+    let tls = authority.client().offering(&["h2"]);
+    let mut client = tls.over(tcp).await.unwrap();
+    let more = 1_u32 << 20;
+    let window = [&[0, 4][..], &more.to_be_bytes()].concat();
+    let path = path(&blob);
+    let head = [
+        &[0x82, 0x87, 0x04, u8::try_from(path.len()).unwrap()][..],
+        path.as_bytes(),
+        &[0x01, 13],
+        NAME.as_bytes(),
+    ]
+    .concat();
+    let said = [
+        PREFACE,
+        &frame(4, 0, 0, &window),
+        &frame(8, 0, 0, &more.to_be_bytes()),
+        &frame(1, END_STREAM | END_HEADERS, 1, &head),
+    ]
+    .concat();
+    client.write_all(&said).await.unwrap();
+    gate.reached().await;
+    proxy.shut_down();
+    let mut heard = BytesMut::new();
+    // It is asked whether it has heard that nothing more is to be asked, and says so.
+    let ping = loop {
+        within("frames", client.read_buf(&mut heard)).await.unwrap();
+        if let Some((_, payload)) = frames(&heard).into_iter().find(|(kind, _)| *kind == 6) {
+            break payload.to_vec();
+        }
+    };
+    client.write_all(&frame(6, 1, 0, &ping)).await.unwrap();
+    gate.open();
+    // All of it is with the kernel; the admin port is there as long as somebody is heard out.
+    let labels = [("end", "complete")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &labels, |it| it == 1.0)
+        .await;
+    for _ in 0..1000 {
+        let taken = frame(8, 0, 0, &1_u32.to_be_bytes());
+        // Whether it is heard is seen in the end.
+        let _ = client.write_all(&taken).await;
+        yield_now().await;
+    }
+    while within("the end", client.read_buf(&mut heard))
+        .await
+        .unwrap()
+        > 0
+    {}
+    let frames = frames(&heard);
+    let data = frames.iter().filter(|(kind, _)| *kind == 0);
+    let bytes: Vec<u8> = data.flat_map(|(_, payload)| *payload).copied().collect();
+    assert!(bytes == *blob.bytes(), "{} bytes", bytes.len());
+    drop(client);
+    proxy.stopped().await;
+}
+
+#[tokio::test]
 async fn invariant_10_heads_and_resets_without_measure_end_the_connection() {
     let (_upstream, authority, builder) = scene().await;
     let proxy = builder.start().await;
@@ -311,11 +380,7 @@ async fn invariant_10_heads_and_resets_without_measure_end_the_connection() {
     for flood in floods {
         let tls = authority.client().offering(&["h2"]);
         let mut connection = tls.open(proxy.registry).await;
-        let preface = [
-            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
-            &frame(4, 0, 0, b""),
-        ]
-        .concat();
+        let preface = [PREFACE, &frame(4, 0, 0, b"")].concat();
         connection.write(&preface).await.unwrap();
         // It may be closed before all of it is taken.
         let _ = connection.write(&flood).await;
@@ -340,6 +405,8 @@ async fn invariant_10_heads_and_resets_without_measure_end_the_connection() {
     assert_eq!(response.status(), 200);
 }
 
+/// How a client begins (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
