@@ -109,7 +109,7 @@ pub fn check_files(config: &Config) -> Result<(), TlsError> {
     ];
     for (port, config) in ports {
         if let Some(config) = config {
-            load(config).map_err(|fault| TlsError::at(port, fault))?;
+            load(port, config).map_err(|fault| TlsError::at(port, fault))?;
         }
     }
     Ok(())
@@ -127,7 +127,7 @@ impl Tls {
         metrics: Metrics,
     ) -> Result<Self, TlsError> {
         let marks = marks(config);
-        let loaded = load(config).map_err(|fault| TlsError::at(port, fault))?;
+        let loaded = load(port, config).map_err(|fault| TlsError::at(port, fault))?;
         metrics.shows_certificate(port, loaded.expiry);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -179,7 +179,7 @@ impl Tls {
         let mut state = self.state.blocking_lock();
         let marks = marks(config);
         let port = self.shared.port;
-        let loaded = load(config).map_err(|fault| TlsError::at(port, fault))?;
+        let loaded = load(port, config).map_err(|fault| TlsError::at(port, fault))?;
         *state = State {
             config: config.clone(),
             marks,
@@ -197,7 +197,7 @@ impl Shared {
             return;
         }
         state.marks = found;
-        match load(&state.config) {
+        match load(self.port, &state.config) {
             Ok(loaded) => {
                 state.complaint = None;
                 self.take(loaded);
@@ -233,7 +233,7 @@ struct Loaded {
 }
 
 /// Reads all files of a port. Blocks.
-fn load(config: &TlsConfig) -> Result<Loaded, TlsFault> {
+fn load(port: TlsPort, config: &TlsConfig) -> Result<Loaded, TlsFault> {
     let provider = Arc::new(default_provider());
     let ours = files::certified(&config.certificate, &config.key, &provider)?;
     let expiry = ours.cert.first().and_then(certificate::expiry);
@@ -254,8 +254,13 @@ fn load(config: &TlsConfig) -> Result<Loaded, TlsFault> {
                 file: file.clone(),
                 source,
             })?;
-            let ours = ours.cert.first().cloned();
-            builder.with_client_cert_verifier(Arc::new(OrOurs { verifier, ours }))
+            builder.with_client_cert_verifier(match port {
+                TlsPort::Registry => verifier,
+                TlsPort::Admin => {
+                    let ours = ours.cert.first().cloned();
+                    Arc::new(OrOurs { verifier, ours })
+                }
+            })
         }
     };
     let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(ours)));
@@ -278,8 +283,8 @@ fn load(config: &TlsConfig) -> Result<Loaded, TlsFault> {
     })
 }
 
-/// Lets in whom a verifier does, and whoever shows our own certificate: only who has our key can, as the operator's commands
-/// do, and has no need to be let in.
+/// Lets in to the admin port whom a verifier does, and whoever shows that port's own certificate: only who has its key can, as
+/// the operator's commands do. Nobody pulls by it: at the registry port it would be an identity that nobody vouches for.
 #[derive(Debug)]
 struct OrOurs {
     verifier: Arc<dyn ClientCertVerifier>,

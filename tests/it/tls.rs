@@ -312,6 +312,111 @@ async fn clients_show_a_certificate_where_they_must() {
 }
 
 #[tokio::test]
+async fn who_has_the_key_of_a_port_may_not_pull_by_it() {
+    let clients = Authority::new();
+    for wanted in ["optional", "required"] {
+        let scene = Scene::new().await.asking(wanted, &clients);
+        let ours = scene.authority.vouch(&[NAME]);
+        write(&scene.builder, "tls", &ours);
+        let proxy = scene.builder.start().await;
+        let client = scene.authority.client().showing(&ours);
+        assert!(ping(&client, proxy.registry).await.is_err(), "{wanted}");
+    }
+}
+
+#[tokio::test]
+async fn pitfall_48_those_who_vouch_for_clients_are_changed_without_a_restart() {
+    let (former, next) = (Authority::new(), Authority::new());
+    let scene = Scene::new().await.asking("required", &former);
+    let proxy = scene.builder.clone().start().await;
+    let of = |vouching: &Authority| {
+        let client = scene.authority.client();
+        client.showing(&vouching.vouch(&["node.example"]))
+    };
+    let (early, late) = (of(&former), of(&next));
+    assert_eq!(ping(&early, proxy.registry).await.unwrap(), 200);
+    assert!(ping(&late, proxy.registry).await.is_err());
+    // Both, while certificates are exchanged, and then only the new one.
+    let both = format!("{}{}", former.pem(), next.pem());
+    scene.builder.write("clients.crt", &both);
+    for client in [&early, &late] {
+        assert_eq!(ping(client, proxy.registry).await.unwrap(), 200);
+    }
+    scene.builder.write("clients.crt", &next.pem());
+    assert!(ping(&early, proxy.registry).await.is_err());
+    assert_eq!(ping(&late, proxy.registry).await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn pitfall_48_a_mounted_secret_is_exchanged_as_one() {
+    let Scene {
+        authority, builder, ..
+    } = Scene::new().await;
+    let volume = tempfile::tempdir().unwrap();
+    // As Kubernetes does: each version in a folder of its own, all names through one link that is replaced.
+    let publish = |version: &str, identity: &Identity| {
+        let folder = volume.path().join(version);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("tls.crt"), &identity.certificate_pem).unwrap();
+        std::fs::write(folder.join("tls.key"), &identity.key_pem).unwrap();
+        let link = volume.path().join("..data_tmp");
+        std::os::unix::fs::symlink(version, &link).unwrap();
+        rustix::fs::rename(&link, volume.path().join("..data")).unwrap();
+    };
+    publish("..1", &authority.vouch(&[NAME]));
+    let mut builder = builder;
+    for (key, file) in [("tls.certificate", "tls.crt"), ("tls.key", "tls.key")] {
+        let name = volume.path().join(file);
+        std::os::unix::fs::symlink(format!("..data/{file}"), &name).unwrap();
+        builder = builder.set(key, name.to_str().unwrap());
+    }
+    let proxy = builder.start().await;
+    assert_eq!(
+        ping(&authority.client(), proxy.registry).await.unwrap(),
+        200
+    );
+    let other = Authority::new();
+    publish("..2", &other.vouch(&[NAME]));
+    std::fs::remove_dir_all(volume.path().join("..1")).unwrap();
+    assert_eq!(ping(&other.client(), proxy.registry).await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn invariant_10_a_source_has_so_many_places_over_tls_as_well() {
+    let scene = Scene::new().await;
+    let builder = scene.builder.set("limits.connections_per_source", 2);
+    let proxy = builder.start().await;
+    // One says nothing at all, one is within its handshake.
+    let silent = Connection::open(proxy.registry).await;
+    proxy
+        .wait_for_metric("layerhold_connections", &[], |it| it == 1.0)
+        .await;
+    let mut dawdling = Connection::open(proxy.registry).await;
+    dawdling.write(&[22, 3, 1, 2]).await.unwrap();
+    proxy
+        .wait_for_metric("layerhold_connections", &[], |it| it == 2.0)
+        .await;
+    let client = scene.authority.client();
+    let first = client.open(proxy.registry).await;
+    assert!(silent.closed().await);
+    let mut second = client.open(proxy.registry).await;
+    assert_ne!(dawdling.end().await, End::Complete);
+    // Who asks for something waits less long than who does not.
+    let whole = proxy
+        .get("/v2/")
+        .send_on(first)
+        .await
+        .whole_and_connection();
+    let (_, first) = whole.await;
+    let third = client.open(proxy.registry).await;
+    assert!(second.write(PING).await.is_err() || second.closed().await);
+    for connection in [first, third] {
+        let whole = proxy.get("/v2/").send_on(connection).await.whole().await;
+        whole.is(200, b"{}");
+    }
+}
+
+#[tokio::test]
 async fn the_log_has_the_name_of_who_asks() {
     let clients = Authority::new();
     let scene = Scene::new().await.asking("optional", &clients);
@@ -333,6 +438,19 @@ async fn the_log_has_the_name_of_who_asks() {
             "robot",
             vec![SanType::IpAddress([127, 0, 0, 1].into())],
             Some("robot"),
+        ),
+        // One kind of name is not given out as another.
+        ("spiffe://example/node", vec![], None),
+        ("ops@example.com", vec![], None),
+        (
+            "robot",
+            vec![SanType::DnsName(text("ops@example.com"))],
+            None,
+        ),
+        (
+            "robot",
+            vec![SanType::Rfc822Name(text("spiffe://example@node"))],
+            None,
         ),
         // What would tear a line apart is no name.
         ("ro\nbot", vec![], None),
