@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use rcgen::SanType;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::tls::{TLS12, TLS13};
@@ -297,7 +298,7 @@ async fn clients_show_a_certificate_where_they_must() {
                 (Some(&strange), false),
             ] {
                 let client = shown.map_or(client.clone(), |it| client.clone().showing(it));
-                // A session that is taken up again is no way around it.
+                // Nor is a second try a way around it.
                 for _ in 0..2 {
                     let is_let_in = ping(&client, proxy.registry).await.is_ok();
                     assert_eq!(is_let_in, may, "{wanted} {}", shown.is_some());
@@ -413,6 +414,54 @@ async fn invariant_10_a_source_has_so_many_places_over_tls_as_well() {
     for connection in [first, third] {
         let whole = proxy.get("/v2/").send_on(connection).await.whole().await;
         whole.is(200, b"{}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_not_the_key_of_a_certificate_is_nobody() {
+    let clients = Authority::new();
+    let theirs = clients.vouch(&["node.example"]);
+    for wanted in ["optional", "required"] {
+        let scene = Scene::new().await.asking(wanted, &clients);
+        let proxy = scene.builder.start().await;
+        for versions in [TLS12, TLS13] {
+            let client = scene.authority.client().speaking(versions);
+            let honest = client.clone().showing(&theirs);
+            assert_eq!(ping(&honest, proxy.registry).await.unwrap(), 200);
+            let pretended = client.pretending(&theirs);
+            assert!(ping(&pretended, proxy.registry).await.is_err(), "{wanted}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_taken_up_again_only_where_nobody_shows_a_certificate() {
+    let clients = Authority::new();
+    let theirs = clients.vouch(&["node.example"]);
+    for wanted in [None, Some("optional"), Some("required")] {
+        let scene = Scene::new().await;
+        let scene = match wanted {
+            Some(wanted) => scene.asking(wanted, &clients),
+            None => scene,
+        };
+        let again = match wanted {
+            Some(_) => HandshakeKind::Full,
+            None => HandshakeKind::Resumed,
+        };
+        let proxy = scene.builder.start().await;
+        for versions in [TLS12, TLS13] {
+            let client = scene.authority.client().speaking(versions);
+            let client = client.showing(&theirs).remembering();
+            for expected in [HandshakeKind::Full, again] {
+                let stream = client.try_open(proxy.registry).await.unwrap();
+                let kind = stream.get_ref().1.handshake_kind();
+                assert_eq!(kind, Some(expected), "{wanted:?}");
+                // What it can be taken up with comes before the answer.
+                let mut connection = Connection::over(stream);
+                connection.write(PING).await.unwrap();
+                assert_eq!(connection.try_head("GET").await.unwrap().head.status, 200);
+            }
+        }
     }
 }
 

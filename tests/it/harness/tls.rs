@@ -57,6 +57,8 @@ pub(crate) struct TlsClient {
     shown: Option<Arc<CertifiedKey>>,
     versions: &'static [&'static SupportedProtocolVersion],
     protocols: Vec<Vec<u8>>,
+    /// With the sessions of earlier connections.
+    kept: Option<Arc<ClientConfig>>,
 }
 
 /// Speaks TLS on a port of its own, and passes on to a fake what was said.
@@ -118,6 +120,7 @@ impl Authority {
             shown: None,
             versions: rustls::ALL_VERSIONS,
             protocols: Vec::new(),
+            kept: None,
         }
     }
 
@@ -139,6 +142,21 @@ impl TlsClient {
         let key = identity.key.clone_key();
         let ours = CertifiedKey::from_der(identity.chain.clone(), key, &default_provider());
         self.shown = Some(Arc::new(ours.unwrap()));
+        self
+    }
+
+    /// Shows this, and has not its key.
+    pub(crate) fn pretending(mut self, identity: &Identity) -> Self {
+        let key: PrivateKeyDer<'static> = KeyPair::generate().unwrap().into();
+        let key = default_provider().key_provider.load_private_key(key);
+        let pretended = CertifiedKey::new(identity.chain.clone(), key.unwrap());
+        self.shown = Some(Arc::new(pretended));
+        self
+    }
+
+    /// Takes up sessions again where it may, as it is now.
+    pub(crate) fn remembering(mut self) -> Self {
+        self.kept = Some(self.config());
         self
     }
 
@@ -172,6 +190,13 @@ impl TlsClient {
     /// Speaks TLS over what is there already.
     pub(crate) async fn over(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         tcp.set_nodelay(true)?;
+        let config = self.kept.clone().unwrap_or_else(|| self.config());
+        let connector = TlsConnector::from(config);
+        let name = ServerName::try_from(NAME).unwrap();
+        within("a handshake", connector.connect(name, tcp)).await
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -186,9 +211,7 @@ impl TlsClient {
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols.clone_from(&self.protocols);
-        let connector = TlsConnector::from(Arc::new(config));
-        let name = ServerName::try_from(NAME).unwrap();
-        within("a handshake", connector.connect(name, tcp)).await
+        Arc::new(config)
     }
 }
 
