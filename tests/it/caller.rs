@@ -1,6 +1,9 @@
 //! Upstreams that decide by their callers' own rights: what one may have, and another may not, of what is here.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use tokio::time::{Instant, sleep_until};
 use toml::Value;
 
 use crate::harness::proxy::{ONE, TWO};
@@ -221,6 +224,29 @@ async fn pitfall_35_what_was_taken_away_ends_with_the_time_of_a_right() {
         assert!(matches!(status, 401 | 404), "{status}");
     }
     pull(&proxy, CAT, SECRET, &scene.secret).await;
+}
+
+#[tokio::test]
+async fn pitfall_35_a_right_is_as_old_as_the_token_that_it_rests_on() {
+    let scene = Scene::start().await;
+    let proxy = scene
+        .proxy()
+        .upstream("caller_grant_ttl", "1s")
+        .start()
+        .await;
+    let blobs = [Blob::random(KIB), Blob::random(KIB)];
+    for blob in &blobs {
+        scene.upstream.serve_blob(SECRET, blob);
+    }
+    let ask = |n: usize| status(by(proxy.blob(SECRET, blobs[n].digest()), ANN));
+    assert_eq!(ask(0).await, 200);
+    let first = Instant::now();
+    scene.tokens.permit(Some(ANN), &[PUBLIC]);
+    // Her token is good at the registry yet. Where this comes too late for it, there is nothing to see.
+    sleep_until(first + Duration::from_millis(500)).await;
+    assert!(matches!(ask(1).await, 200 | 401));
+    sleep_until(first + Duration::from_secs(1)).await;
+    assert_eq!(ask(1).await, 401);
 }
 
 #[tokio::test]
@@ -549,8 +575,10 @@ async fn pitfall_35_a_token_is_for_one_upstream_and_the_repositories_that_it_was
     assert_eq!(status(with(proxy.get(&target), &named)).await, 200);
     assert_eq!(statuses(&named).await, [401, 401, 200]);
     // A password is for the first of several upstreams alone.
-    let mixed = granted(token(&proxy, Some(ANN), &us, &[&theirs, SECRET])).await;
+    let others = other.tokens.exchanges();
+    let mixed = granted(token(&proxy, Some(ANN), &us, &[&theirs, SECRET, PUBLIC])).await;
     assert_eq!(statuses(&mixed).await, [401, 401, 200]);
+    assert_eq!(other.tokens.exchanges(), others, "not of the other's names");
     assert_eq!(scene.tokens.exchanges(), exchanges);
     // Whose service is nobody's that there is gets a token for nothing.
     let nobodys = granted(token(&proxy, Some(ANN), "three.example", &[SECRET])).await;
@@ -590,6 +618,25 @@ async fn a_login_is_verified_where_it_is_known_whose_it_is() {
     let pull = proxy.manifest(SECRET, "v1").header("Host", "two.cache");
     let hosted = token(&proxy, Some(ANN), "two.cache", &[SECRET]).header("Host", "two.cache");
     assert_eq!(status(with(pull, &granted(hosted).await)).await, 200);
+}
+
+#[tokio::test]
+async fn logins_at_an_upstream_have_their_turn_as_pulls_have() {
+    let scene = Scene::start().await;
+    let proxy = scene.proxy().set("limits.requests_per_source", "2/h");
+    let proxy = proxy.start().await;
+    let us = proxy.registry.to_string();
+    granted(token(&proxy, Some(ANN), &us, &[SECRET])).await;
+    assert_eq!(status(by(proxy.get("/v2/"), ANN)).await, 200);
+    let asked = || (scene.tokens.exchanges(), scene.upstream.log().len());
+    let before = asked();
+    for login in [
+        token(&proxy, Some(BOB), &us, &[PUBLIC]),
+        by(proxy.get("/v2/"), BOB),
+    ] {
+        assert_eq!(status(login).await, 503);
+    }
+    assert_eq!(asked(), before);
 }
 
 #[tokio::test]
