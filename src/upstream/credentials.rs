@@ -462,6 +462,22 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn pitfall_34_a_refusal_is_of_one_password_in_one_repository_and_for_a_while() {
+        let of = |password| Arc::new(Credential::new("u", Secret::new(password)));
+        let name = |text| RepositoryName::parse(text).unwrap();
+        let pause = Duration::from_secs(30);
+        let credentials = Credentials::of_caller("a.example", None, pause);
+        credentials.refused(Some(&of("hush")), &name("a"));
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert!(credentials.are_refused(&of("hush"), &name("a")));
+        assert!(!credentials.are_refused(&of("hush"), &name("b")));
+        assert!(!credentials.are_refused(&of("loud"), &name("a")));
+        // Whoever was locked out may have been let in again.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!credentials.are_refused(&of("hush"), &name("a")));
+    }
+
     #[test]
     fn what_is_no_file_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();

@@ -160,6 +160,26 @@ async fn pitfall_34_a_wrong_password_is_forgotten_when_it_was_corrected() {
 }
 
 #[tokio::test]
+async fn a_password_that_was_refused_is_read_again_though_its_file_looks_the_same() {
+    let (tokens, plain) = (TokenServer::start().await, FakeRegistry::start().await);
+    let guarded = FakeRegistry::start().await;
+    guarded.require_token(&tokens);
+    let rotated: String = PASSWORD.chars().rev().collect();
+    for upstream in [&plain, &guarded] {
+        let file = PasswordFile::new(PASSWORD);
+        tokens.lock(USER, PASSWORD);
+        plain.lock(USER, PASSWORD);
+        let proxy = with_file(upstream, &file).start().await;
+        pull(upstream, &proxy).await;
+        file.slip(&rotated);
+        plain.lock(USER, &rotated);
+        tokens.lock(USER, &rotated);
+        tokens.expire();
+        pull(upstream, &proxy).await;
+    }
+}
+
+#[tokio::test]
 async fn pitfall_34_a_new_password_uses_no_token_of_the_old_one() {
     let (tokens, upstream) = (TokenServer::start().await, FakeRegistry::start().await);
     upstream.require_token(&tokens);
