@@ -114,9 +114,8 @@ impl Verifiers {
             )
         };
         let own = key(content.digest);
-        let known = self.verdicts.get(&own);
-        let verdict = match known.filter(|(until, _)| Instant::now() < *until) {
-            Some((_, verdict)) => verdict,
+        let verdict = match self.known(&own) {
+            Some(verdict) => verdict,
             None => {
                 let asked = self.asking.run(own.clone(), || {
                     let question = question(&own, reference, content);
@@ -142,6 +141,12 @@ impl Verifiers {
             Verdict::Refused => Err(Refusal::by(namespace, RuleKind::Verifier).into()),
             Verdict::Failed => Err(Error::Unverified { namespace }),
         }
+    }
+
+    /// What was said a while ago, and holds yet.
+    fn known(&self, key: &Key) -> Option<Verdict> {
+        let (until, verdict) = self.verdicts.get(key)?;
+        (Instant::now() < until).then_some(verdict)
     }
 
     fn remember(&self, key: Key, verdict: Verdict) {
@@ -257,6 +262,32 @@ const SAID_CHARS_MAX: usize = 200;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_holds_for_its_time_and_its_repository() {
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let verifiers = Verifiers::new(metrics, TaskTracker::new());
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"x");
+        let key = |name| {
+            let repository = Repository {
+                namespace: crate::oci::Namespace::parse("a.example").unwrap(),
+                name: RepositoryName::parse(name).unwrap(),
+            };
+            (Arc::new(PathBuf::from("/v")), 0, repository, digest)
+        };
+        for (verdict, seconds) in [
+            (Verdict::Failed, 2),
+            (Verdict::Refused, 30),
+            (Verdict::Allowed, 24 * 60 * 60),
+        ] {
+            verifiers.remember(key("a"), verdict);
+            tokio::time::advance(Duration::from_secs(seconds - 1)).await;
+            assert_eq!(verifiers.known(&key("a")), Some(verdict));
+            assert_eq!(verifiers.known(&key("b")), None);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(verifiers.known(&key("a")), None);
+        }
+    }
 
     #[test]
     fn an_index_lists_what_it_lists() {
