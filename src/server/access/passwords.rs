@@ -220,7 +220,7 @@ mod tests {
         };
         assert!(matches!(check("ann", "one", here).await, Checked::Right(_)));
         let mut wrong = 0;
-        for n in 0.. {
+        for n in 0..600 {
             match check("bob", &n.to_string(), here).await {
                 Checked::Wrong => wrong += 1,
                 Checked::TooManyWrong(after) => {
@@ -262,6 +262,24 @@ mod tests {
         assert!(is_right(&passwords, &after, "ann", "two").await);
         assert!(is_right(&passwords, &after, "eve", "one").await);
         assert!(!is_right(&passwords, &after, "bob", "two").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_holds_for_its_time() {
+        let passwords = Passwords::new();
+        let users = users(&[("ann", "one")]);
+        let known = |password| {
+            let keyed = passwords.keyed("ann", &Secret::new(password));
+            passwords.known(&keyed, users.get("ann"))
+        };
+        assert!(is_right(&passwords, &users, "ann", "one").await);
+        assert!(matches!(known("one"), Some(Checked::Right(_))));
+        tokio::time::advance(RIGHT_FOR).await;
+        assert_eq!(known("one"), None);
+        assert!(!is_right(&passwords, &users, "ann", "two").await);
+        assert_eq!(known("two"), Some(Checked::Wrong));
+        tokio::time::advance(WRONG_FOR).await;
+        assert_eq!(known("two"), None);
     }
 
     #[tokio::test]
