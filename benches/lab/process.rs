@@ -23,7 +23,7 @@ impl Process {
             let ended = process.child.try_wait().unwrap();
             assert_eq!(ended, None, "{command:?} ended before it listened");
             assert!(began.elapsed() < START_MAX, "{command:?} does not listen");
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(1));
         }
         process
     }
@@ -40,9 +40,14 @@ impl Process {
         }
     }
 
+    /// Resident memory, in MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        self.pids().into_iter().map(|pid| mib(pid, "VmRSS:")).sum()
+    }
+
     /// The peak of resident memory, in MiB.
     pub(crate) fn peak_mib(&self) -> f64 {
-        self.pids().into_iter().map(peak_mib).sum()
+        self.pids().into_iter().map(|pid| mib(pid, "VmHWM:")).sum()
     }
 
     /// Itself, and the workers of one that has workers.
@@ -78,9 +83,9 @@ fn cpu(pid: u32) -> f64 {
     ticks.sum::<f64>() / TICKS_PER_SECOND
 }
 
-fn peak_mib(pid: u32) -> f64 {
+fn mib(pid: u32, field: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|it| it.strip_prefix(field));
     let kib: f64 = line
         .unwrap()
         .trim()

@@ -13,8 +13,10 @@ use super::process::{Process, free_address};
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
+    /// Of metrics.
+    pub(crate) admin: SocketAddr,
     // Held for its drop, after that of the process.
-    _dir: TempDir,
+    dir: Option<TempDir>,
 }
 
 impl Server {
@@ -25,13 +27,19 @@ impl Server {
 
     /// The same, with further keys of its upstream.
     pub(crate) fn start_with(upstream: SocketAddr, log_level: &str, keys: &str) -> Self {
+        let dir = scratch();
+        let mut server = Self::start_in(dir.path(), upstream, log_level, keys);
+        server.dir = Some(dir);
+        server
+    }
+
+    /// The same, in a directory of the bench's: its cache is `cache` in there, and stays.
+    pub(crate) fn start_in(dir: &Path, upstream: SocketAddr, log_level: &str, keys: &str) -> Self {
         let binary = Path::new(env!("CARGO_BIN_EXE_layerhold"));
         let profile = binary.parent().and_then(Path::file_name).unwrap();
         assert_eq!(profile, "release", "another profile says nothing");
-        let dir = scratch();
         let address = free_address();
         let admin = free_address();
-        let cache = dir.path().join("cache");
         let document = format!(
             r#"listen = "{address}"
 admin_listen = "{admin}"
@@ -52,11 +60,11 @@ url = "http://{upstream}"
 default = true
 {keys}
 "#,
-            cache.display()
+            dir.join("cache").display()
         );
-        let config = dir.path().join("layerhold.toml");
+        let config = dir.join("layerhold.toml");
         fs::write(&config, document).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let log = fs::File::create(dir.join("log")).unwrap();
         let mut command = Command::new(binary);
         command
             .arg("serve")
@@ -71,7 +79,8 @@ default = true
         Self {
             process: Process::start(&mut command, address),
             address,
-            _dir: dir,
+            admin,
+            dir: None,
         }
     }
 }
