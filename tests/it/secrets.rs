@@ -245,11 +245,11 @@ fn copies(pid: i32, text: &str) -> usize {
 
 #[tokio::test]
 async fn a_password_that_is_of_no_use_any_more_is_in_memory_no_more() {
-    let (upstream, file) = (
-        FakeRegistry::start().await,
-        PasswordFile::new("c4nary-the-old-one"),
-    );
-    upstream.lock(USER, "c4nary-the-old-one");
+    let upstream = FakeRegistry::start().await;
+    // So long that nothing else is soon put where it was: what is found no more was overwritten.
+    let old = format!("{}c4nary-the-old-one", "x".repeat(20 * KIB));
+    let file = PasswordFile::new(&old);
+    upstream.lock(USER, &old);
     upstream.lock_too(USER, "c4nary-the-new-password");
     let builder = TestProxy::in_front_of(&upstream)
         .upstream("username", USER)
