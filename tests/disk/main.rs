@@ -27,7 +27,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::proxy::{Front, published};
+use crate::harness::proxy::{Front, published, staging};
 use crate::harness::{
     APP, At, Binary, Blob, FakeRegistry, KIB, MIB, ProxyBuilder, TestProxy, get, poll,
 };
@@ -163,7 +163,15 @@ async fn pitfall_43_what_becomes_read_only_and_writable_again_costs_no_pull() {
         let mut reader = proxy.blob(APP, during.digest()).send().await;
         reader.read(MIB).await;
         gate.reached().await;
-        let over = Volume::read_only_over(&builder.dir().join("staging"));
+        let folder = builder.dir().join("staging");
+        // What is opened through the second mount while it is made keeps it from being read-only.
+        poll("a mark", async || {
+            let files = staging(&builder.dir());
+            let mut names = files.iter().filter_map(|it| it.extension());
+            names.any(|it| it == "mark").then_some(())
+        })
+        .await;
+        let over = Volume::read_only_over(&folder);
         gate.open();
         reader.continues(during, MIB).await;
         for _ in 0..2 {
