@@ -8,6 +8,9 @@ use tempfile::TempDir;
 
 use crate::wait::{bounded, run};
 
+/// The end of the name of the file of its logins.
+const LOGINS: &str = "auth.json";
+
 /// Podman's command line; there is no daemon.
 pub(crate) struct Podman {
     registries: PathBuf,
@@ -23,6 +26,8 @@ impl Podman {
     pub(crate) fn new(dir: &Path, registries_conf: &str) -> Self {
         let registries = dir.join("registries.conf");
         fs::write(&registries, registries_conf).unwrap();
+        // Who has no login has a file that says so.
+        fs::write(registries.with_extension(LOGINS), "{}").unwrap();
         Self {
             registries,
             store: dir.join("podman"),
@@ -126,10 +131,7 @@ pull_options = {{enable_partial_images = "true"}}
         command.arg("--runroot").arg(self.running.path());
         command.args(["--cgroup-manager=cgroupfs", "--events-backend=none"]);
         command.env("CONTAINERS_REGISTRIES_CONF", &self.registries);
-        command.env(
-            "REGISTRY_AUTH_FILE",
-            self.registries.with_extension("auth.json"),
-        );
+        command.env("REGISTRY_AUTH_FILE", self.registries.with_extension(LOGINS));
         if let Some(storage) = &self.storage {
             command.env("CONTAINERS_STORAGE_CONF", storage);
         }
