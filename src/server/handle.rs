@@ -130,39 +130,32 @@ async fn answer(
     route: &Result<Route, Error>,
     line: &mut Line,
 ) -> (Response<ResponseBody>, &'static str) {
-    let mut caller = Caller::Anyone;
-    // What may mean another host, or two requests, to somebody on the way is not looked at further.
-    let is_ambiguous = matches!(
-        route,
-        Err(Error::Request(
-            RequestFault::Host(_) | RequestFault::Framing(_)
-        ))
-    );
-    if !is_ambiguous {
-        match admit(front, request, route, line).await {
-            Ok(Admitted::Pull(it)) => caller = it,
-            Ok(Admitted::Token(issued)) => return (respond::token(&issued), "none"),
-            Err(Turned::Refused(refusal)) => {
-                let status = refusal.status();
-                debug!(request = line.id, %status, "request not admitted");
-                return (respond::refusal(&refusal), "refused");
-            }
-            Err(Turned::Failed(error)) => {
-                log_error(&line.id, &error);
-                return (respond::error(&error, None), "failed");
-            }
-        }
+    // Finding out who asks counts, too.
+    let deadline = front.proxy.deadline();
+    if let Err(error @ Error::Request(RequestFault::Host(_) | RequestFault::Framing(_))) = route {
+        // What may mean another host, or end elsewhere, to somebody on the way is not looked at further.
+        front.metrics.rejected(Rejection::Ambiguous);
+        log_error(&line.id, error);
+        return (respond::error(error, None), "refused");
     }
+    let caller = match admit(front, request, route, line, deadline).await {
+        Ok(Admitted::Pull(caller)) => caller,
+        Ok(Admitted::Token(issued)) => return (respond::token(&issued), "none"),
+        Err(Turned::Refused(refusal)) => {
+            let status = refusal.status();
+            debug!(request = line.id, %status, "request not admitted");
+            return (respond::refusal(&refusal), "refused");
+        }
+        Err(Turned::Failed(error)) => {
+            log_error(&line.id, &error);
+            return (respond::error(&error, None), "failed");
+        }
+    };
     let namespace = route
         .as_ref()
         .ok()
         .map(|it| it.registry.namespace().as_str());
     let pulled = match (method(request.method()), route) {
-        // What may mean another host, or end elsewhere, to somebody on the way is not looked at further.
-        (_, Err(error @ Error::Request(RequestFault::Host(_) | RequestFault::Framing(_)))) => {
-            front.metrics.rejected(Rejection::Ambiguous);
-            Err(error.clone())
-        }
         // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
         (None, _) => Err(Error::Request(RequestFault::Method)),
         (Some(_), Err(error)) => Err(error.clone()),
@@ -176,7 +169,7 @@ async fn answer(
                 endpoint: route.endpoint.clone(),
                 asked: route.asked.clone(),
                 caller,
-                deadline: front.proxy.deadline(),
+                deadline,
             };
             respond_to(front, &pull, request, line).await
         }
@@ -209,6 +202,7 @@ async fn admit(
     request: &Request<Incoming>,
     route: &Result<Route, Error>,
     line: &mut Line,
+    deadline: Instant,
 ) -> Result<Admitted, Turned> {
     let (route, is_read) = (route.as_ref().ok(), method(request.method()).is_some());
     let theirs = visit(front, request, route, (&line.peer, line.client));
@@ -228,9 +222,7 @@ async fn admit(
             let authenticated = front.access.authenticate(own).await?;
             line.identity = authenticated.identity.clone();
             // Each costs the upstream some.
-            let turn = front
-                .limits
-                .turn((line.client, &line.identity), front.proxy.deadline());
+            let turn = front.limits.turn((line.client, &line.identity), deadline);
             turn.await.map_err(Turned::Failed)?;
             let callers = &front.callers;
             let exchange = callers.exchange(&front.proxy, theirs, &authenticated, query);
@@ -261,9 +253,7 @@ async fn admit(
         Some(route) => {
             // A login without a token costs the upstream some, too.
             if route.endpoint == Endpoint::Ping && theirs.headers.contains_key(AUTHORIZATION) {
-                let turn = front
-                    .limits
-                    .turn((line.client, &line.identity), front.proxy.deadline());
+                let turn = front.limits.turn((line.client, &line.identity), deadline);
                 turn.await.map_err(Turned::Failed)?;
             }
             front.callers.caller(&front.proxy, theirs, route).await?
