@@ -280,6 +280,9 @@ impl Proxy {
         // Before anything is looked up or anybody is asked.
         let judged = pull.registry.check_policy(&pull.endpoint);
         judged.inspect_err(|it| self.metrics.refused(pull.registry.namespace(), it.rule()))?;
+        if !pull.registry.is_callers() {
+            return self.answer_within(pull).await;
+        }
         let Some(registry) = Box::pin(self.gate.pass(pull)).await? else {
             return self.answer_within(pull).await;
         };

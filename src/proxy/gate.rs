@@ -3,8 +3,8 @@
 //!
 //! The gate comes before any look at the cache, and what it asks does not depend on that: what is here and not the caller's,
 //! and what is not here, are asked for by the same questions in the same order, and answered the same. A repository is opened
-//! by one yes of the registry itself, as of the caller, to content of it, or to lists of it; a digest that the repository is not known to hold is asked for by
-//! itself, even where the repository is open.
+//! by one yes of the registry itself, as of the caller, to content of it, or to lists of it; a digest that the repository is
+//! not known to hold is asked for by itself, even where the repository is open.
 //!
 //! Behind the gate the registry is asked as the caller, and what is shared in memory lets nobody speak for another:
 //!

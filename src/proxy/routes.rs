@@ -16,6 +16,8 @@ pub(super) struct Routes {
     default: Arc<Registry>,
     by_namespace: HashMap<String, Arc<Registry>>,
     by_host: HashMap<String, Arc<Registry>>,
+    /// Asked at each request.
+    has_callers: bool,
 }
 
 /// Where a request goes.
@@ -61,12 +63,13 @@ impl Routes {
             default: Arc::clone(default),
             by_namespace,
             by_host,
+            has_callers: registries.iter().any(|it| it.is_callers()),
         })
     }
 
     /// Whether any of them decides by its callers' rights.
     pub(super) fn has_callers(&self) -> bool {
-        self.by_namespace.values().any(|it| it.is_callers())
+        self.has_callers
     }
 
     /// All of them.
