@@ -55,6 +55,13 @@ impl Limits {
     ) -> Result<(), Error> {
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()) / 2);
         let mut wait = Duration::ZERO;
+        // The narrower limit comes first: whoever is refused by it takes nothing from others behind the same address.
+        if let (Some(buckets), Identity::Named { name, .. }) = (&self.per_identity, identity) {
+            let share = self.share(buckets, name, patience);
+            let waited =
+                share.map_err(|after| self.refused(Rejection::RequestsPerIdentity, after))?;
+            wait = wait.max(waited);
+        }
         // Without a word on for whom it asks, a balancer is everybody.
         if let Some(buckets) = &self.per_source
             && !self.trusted.contains(client)
@@ -62,12 +69,6 @@ impl Limits {
             let share = self.share(buckets, &Source::of(client), patience);
             let waited =
                 share.map_err(|after| self.refused(Rejection::RequestsPerSource, after))?;
-            wait = wait.max(waited);
-        }
-        if let (Some(buckets), Identity::Named { name, .. }) = (&self.per_identity, identity) {
-            let share = self.share(buckets, name, patience);
-            let waited =
-                share.map_err(|after| self.refused(Rejection::RequestsPerIdentity, after))?;
             wait = wait.max(waited);
         }
         if wait > Duration::ZERO {
@@ -104,3 +105,33 @@ fn buckets<K: Clone + Ord + Hash>(rate: Rate) -> Mutex<Buckets<K>> {
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So many sources are told apart at once, of those that have asked of late: some megabytes.
 const BUCKETS_MAX: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::net::Means;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_too_often_takes_nothing_from_who_shares_the_address() {
+        let rate = |text| Rate::parse(text).unwrap();
+        let limits = Limits {
+            began: Instant::now(),
+            per_source: Some(buckets(rate("100/h"))),
+            per_identity: Some(buckets(rate("10/h"))),
+            trusted: Networks::default(),
+            metrics: Metrics::register(&Registry::new()).unwrap(),
+        };
+        let client: IpAddr = [192, 0, 2, 1].into();
+        let ask = async |name: &str| {
+            let identity = Identity::named(name, Means::Password).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            limits.turn((client, &identity), deadline).await.is_ok()
+        };
+        for n in 0..200 {
+            assert_eq!(ask("greedy").await, n < 10, "{n}");
+        }
+        assert!(ask("modest").await);
+    }
+}
