@@ -219,6 +219,10 @@ impl Transfer {
                     let error = spot.site.short();
                     self.recover(error).await?;
                 }
+                // What a part ahead was refused is no word on the blob.
+                Err(error) if self.is_ahead() && !error.is_transient() => {
+                    self.go_on_in_one(&error);
+                }
                 Err(error) => self.recover(error).await?,
             }
         }
@@ -263,6 +267,22 @@ impl Transfer {
         self.position += bytes.len() as u64;
         self.given += bytes.len() as u64;
         Some(bytes)
+    }
+
+    /// Whether what is read was asked for ahead of its turn.
+    fn is_ahead(&self) -> bool {
+        matches!(self.body, Some(Coming::Part(_)))
+    }
+
+    /// Asks for everything that is left where no part of it is to be had, once and for all.
+    fn go_on_in_one(&mut self, error: &Error) {
+        (self.body, self.part_end) = (None, None);
+        self.ahead.clear();
+        if let Some(spot) = self.spots.get_mut(self.turn) {
+            spot.is_parted = false;
+            spot.site.retried(error);
+            debug!(host = spot.site.host(), digest = %self.digest, position = self.position, error = %error, "parts are given up");
+        }
     }
 
     /// Notes a failure, and waits before the next attempt; or gives the error back when it is one too many.

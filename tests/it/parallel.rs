@@ -139,6 +139,24 @@ async fn pitfall_28_a_registry_without_usable_ranges_is_asked_for_the_whole() {
 }
 
 #[tokio::test]
+async fn pitfall_28_a_part_ahead_that_is_refused_or_another_fails_no_pull() {
+    for fault in [
+        Fault::NoRange,
+        Fault::WrongRange,
+        Fault::Gzip,
+        Fault::Status(403),
+        Fault::Status(404),
+        Fault::Status(416),
+    ] {
+        let scene = Scene::new(4 * PART).await;
+        scene
+            .upstream
+            .script(scene.target.clone(), Turns::nth(3), fault);
+        scene.pull().await;
+    }
+}
+
+#[tokio::test]
 async fn pitfall_01_wrong_bytes_in_a_part_never_end_cleanly() {
     let scene = Scene::new(3 * PART).await;
     let fault = Fault::Corrupt(KIB);
