@@ -28,8 +28,19 @@ use lab::server::Server;
 use lab::summary::Summary;
 use lab::upstream::Upstream;
 
+/// What is measured.
+#[derive(Parser)]
+struct Wanted {
+    #[command(flatten)]
+    args: Args,
+
+    /// How many clients pull at once, a row for each
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 64])]
+    clients: Vec<usize>,
+}
+
 fn main() {
-    let args = Args::parse();
+    let Wanted { args, clients } = Wanted::parse();
     let blob = Arc::new(Blob::new(1, args.blob_bytes()));
     let upstream = Upstream::start();
     let path = upstream.put_blob(&blob);
@@ -51,7 +62,7 @@ fn main() {
         "wall/direct"
     );
     let mut bounds = Vec::new();
-    for clients in CLIENTS {
+    for clients in clients {
         let bench = Bench {
             args: &args,
             upstream: &upstream,
@@ -149,6 +160,5 @@ fn tell(rounds: &[Round], clients: usize, size: u64) -> f64 {
     peak.max()
 }
 
-const CLIENTS: [usize; 4] = [1, 8, 32, 64];
 const PEAK_MIB: f64 = 64.0;
 const PEAK_MIB_PER_STREAM: f64 = 0.25;
