@@ -67,6 +67,12 @@ impl ResponseBody {
         });
         Self::Stream(Box::pin(frames), length)
     }
+
+    /// Whether it is large, or may be.
+    pub(super) fn is_large(&self) -> bool {
+        let length = self.size_hint().exact();
+        length.is_none_or(|it| it >= LARGE_BYTES)
+    }
 }
 
 impl Body for ResponseBody {
@@ -111,3 +117,6 @@ impl Body for ResponseBody {
         }
     }
 }
+
+/// From this length on a body is large.
+const LARGE_BYTES: u64 = 1 << 20;

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::handshake::Wire;
 use super::metrics::Metrics;
+use super::send_buffer::SendBuffer;
 use crate::net::{LineEnds, Sent};
 
 /// A TCP connection whose writes are counted and bounded in time.
@@ -34,6 +35,7 @@ pub(super) struct Connection {
     /// Runs from our end on, while the client's is waited for.
     parting: Option<Pin<Box<Sleep>>>,
     line_ends: LineEnds,
+    buffer: SendBuffer,
     metrics: Metrics,
 }
 
@@ -50,16 +52,19 @@ pub(super) struct ConnectionHandle {
     unsent: Arc<AtomicBool>,
     /// Whether the client has things to say while it is answered.
     talks_on: Arc<AtomicBool>,
+    /// Whether a large body comes next.
+    expects_much: Arc<AtomicBool>,
     /// Whether it is one of several that share the connection: then it knows nothing of what is sent, and cannot break off
     /// the others.
     is_stream: bool,
 }
 
 impl ConnectionHandle {
-    /// What a request knows that shares its connection with others.
-    pub(super) fn of_stream() -> Self {
+    /// What a request knows that shares this connection with others.
+    pub(super) fn of_stream(&self) -> Self {
         Self {
             is_stream: true,
+            expects_much: Arc::clone(&self.expects_much),
             ..Self::default()
         }
     }
@@ -82,6 +87,11 @@ impl ConnectionHandle {
     /// Whether the end of an answer may not have left yet.
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// A large body is about to be sent.
+    pub(super) fn expect_much(&self) {
+        self.expects_much.store(true, Ordering::Relaxed);
     }
 
     fn flushed(&self, flushed: &Poll<io::Result<()>>) {
@@ -136,6 +146,7 @@ impl Connection {
             waiting: None,
             parting: None,
             line_ends: LineEnds::default(),
+            buffer: SendBuffer::default(),
             metrics,
         }
     }
@@ -153,6 +164,16 @@ impl Connection {
     pub(super) fn requests_begin(&mut self) {
         self.line_ends = LineEnds::default();
         self.handle.bare_feed.store(false, Ordering::Relaxed);
+    }
+
+    /// Sees to the send buffer, before each large body and for most writes in no time.
+    fn see_to_buffer(&mut self) {
+        let expects_much = &self.handle.expects_much;
+        if expects_much.load(Ordering::Relaxed) {
+            expects_much.store(false, Ordering::Relaxed);
+            self.buffer.expect_much();
+        }
+        self.buffer.see_to(&self.tcp);
     }
 
     /// Counts what was written; while nothing is, the client's time runs.
@@ -175,10 +196,11 @@ impl Connection {
             }
         };
         self.waiting = None;
-        if let Ok(bytes) = &written
-            && self.is_plain
-        {
-            self.handle.sent.add(*bytes);
+        if let Ok(bytes) = &written {
+            self.buffer.wrote(*bytes);
+            if self.is_plain {
+                self.handle.sent.add(*bytes);
+            }
         }
         Poll::Ready(written)
     }
@@ -246,6 +268,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.see_to_buffer();
         let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
         self.written(cx, written, bytes)
     }
@@ -255,6 +278,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.see_to_buffer();
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
         let first = slices.iter().find(|it| !it.is_empty());
         self.written(cx, written, first.map_or(&[], |it| it))

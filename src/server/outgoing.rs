@@ -25,6 +25,9 @@ pub(super) type OnEnd = Box<dyn FnOnce(End, u64) + Send>;
 impl Outgoing {
     /// Wraps a body that goes out on this connection. To be called by the task that serves the request.
     pub(super) fn new(body: ResponseBody, connection: &ConnectionHandle, on_end: OnEnd) -> Self {
+        if body.is_large() {
+            connection.expect_much();
+        }
         if connection.is_stream() {
             return Self::Stream(StreamBody::new(body, Progress::of_task(), on_end));
         }

@@ -175,13 +175,14 @@ impl Connections {
         let is_shared = front.peers.is_trusted(address.ip());
         let source = (!is_shared).then(|| Source::of(address.ip()));
         let places = self.streams.of(source);
+        let of_connection = ending.clone();
         let service = service_fn(move |request| {
             let (front, peer, places) = (Arc::clone(&front), peer.clone(), places.clone());
-            let serving = seated.serve();
+            let (serving, stream) = (seated.serve(), of_connection.of_stream());
             async move {
                 // It waits as a connection would that is not accepted yet.
                 Progress::of_task().take_places(&places).await;
-                handle(front, peer, ConnectionHandle::of_stream(), serving, request).await
+                handle(front, peer, stream, serving, request).await
             }
         });
         let serving = http2::Builder::new(streams)

@@ -61,8 +61,8 @@ fn files_are_introduced_and_short_and_finished() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Files that may have `unsafe` in them, each with its reason at its head. There is none.
-const UNSAFE: &[&str] = &[];
+/// Files that may have `unsafe` in them, each with its reason at its head and its proof at each block.
+const UNSAFE: &[&str] = &["src/server/send_buffer.rs"];
 
 #[test]
 fn what_the_compiler_cannot_check_stays_where_it_is_argued_for() {
