@@ -351,9 +351,8 @@ fn serve(config: Config, options: &Options) -> u8 {
         return EXIT_FAILED;
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    // Each fill holds a thread that writes and hashes; the others are for short work.
-    let fills = config.cache.fills_max.min(FILL_THREADS_MAX);
-    builder.max_blocking_threads(fills + SHORT_THREADS_MAX);
+    // However many fills there are, only so many write and hash at once; the other threads are for short work.
+    builder.max_blocking_threads(cache::turns_max() + SHORT_THREADS_MAX);
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => {
@@ -465,7 +464,6 @@ fn tell_manager(state: NotifyState<'_>) {
 /// How long what is dropped at the end has for that: a credential helper that runs is killed then.
 const LEAVING_MAX: Duration = Duration::from_secs(1);
 const SHORT_THREADS_MAX: usize = 256;
-const FILL_THREADS_MAX: usize = 8192;
 
 /// The signals that ask the process to stop.
 struct Signals {

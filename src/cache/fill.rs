@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -73,6 +74,8 @@ pub(super) struct Fill {
     pub(super) file: OnceLock<Arc<File>>,
     /// What has the bytes from this offset on instead, once the staging file is a successor's.
     pub(super) tail: OnceLock<(u64, Arc<File>)>,
+    /// Where somebody has read last.
+    read_from: AtomicU64,
     /// What must live as long as somebody reads the file: its place in the budget.
     pub(super) held: Mutex<Option<Box<dyn Held>>>,
 }
@@ -117,6 +120,7 @@ impl Fill {
             ring: Mutex::new(Ring::default()),
             file: OnceLock::new(),
             tail: OnceLock::new(),
+            read_from: AtomicU64::new(0),
             held: Mutex::new(None),
         })
     }
@@ -136,6 +140,16 @@ impl Fill {
         });
         // After the end is known: nobody must find bytes in neither place.
         self.ring.lock().forget();
+    }
+
+    /// From where on somebody may read what is here. One reader alone wants what it has not read; where there are several,
+    /// more may come.
+    pub(super) fn wanted_from(&self) -> u64 {
+        match self.progress.receiver_count() {
+            0 => u64::MAX,
+            1 => self.read_from.load(Ordering::Relaxed),
+            _ => 0,
+        }
     }
 
     /// The file that has the byte at `offset`, and how many of the `left` bytes from there on it has for certain.
@@ -268,6 +282,7 @@ impl Follower {
 
     /// Waits until there is something to read at `offset`. Cancel-safe.
     pub(super) async fn at(&mut self, offset: u64) -> Result<At, FillError> {
+        self.fill.read_from.store(offset, Ordering::Relaxed);
         let settled = |progress: &Progress| progress.readable > offset || progress.end.is_some();
         loop {
             let (readable, end) = match self.progress.wait_for(settled).await.as_deref() {

@@ -1,29 +1,26 @@
 //! Bringing one blob into the store: reserve, stage, hash, verify, publish.
 //!
 //! ```text
-//! begin ─► reservation, staging file, writer thread
+//! begin ─► reservation, staging file, writer
 //! resume ─► the same, with a staging file that a former process began
-//! write ─► ring (followers read it at once) ─► queue ─► writer: pwrite, hash
+//! write ─► ring (followers read it at once) ─► queue ─► writer, in its turn: pwrite, hash
 //! verify ─► digest right? ─► release the last byte ─► publish: sync, rename, sync ─► present
 //!                        └► tell followers why
 //! ```
-//!
-//! One thread for each fill writes and hashes, in pieces of up to 1 MiB, so that neither ever stands on an async thread.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
 use super::fill::{Fill, FillError, Handover};
-use super::index::{NoRoom, Reservation};
+use super::footprint::Footprint;
+use super::index::NoRoom;
 use super::metrics::FillLabel;
-use super::stage::Stage;
 use super::staging::{Admitted, Staging};
+use super::writer::{PIECE_BYTES_MAX, Piece, Stopped, Writer, Written};
 use crate::oci::{Digest, Digester};
 
 /// The right, and the duty, to bring one blob. Dropped unfinished, it fails its followers.
@@ -39,6 +36,8 @@ pub struct Filler {
     received: u64,
     /// Whether it goes on from bytes of a former process.
     resumed: bool,
+    /// What it leaves in memory.
+    pub(super) footprint: Footprint,
     writing: Option<Writing>,
     ended: bool,
 }
@@ -51,42 +50,12 @@ pub struct Verified {
     written: Written,
 }
 
-/// The way to the writer thread of a fill.
+/// The way to the writer of a fill.
 #[derive(Debug)]
 struct Writing {
-    queue: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+    queue: mpsc::Sender<Piece>,
     room: Arc<Semaphore>,
-    writer: JoinHandle<Result<Written, Stopped>>,
-}
-
-/// Everything is in the staging file.
-#[derive(Debug)]
-struct Written {
-    digest: Digest,
-    stage: Arc<Mutex<Stage>>,
-    reservation: Reservation,
-}
-
-/// The writer could not go on.
-#[derive(Debug)]
-struct Stopped {
-    handover: Handover,
-    label: FillLabel,
-    /// What is staged stays on disk while somebody reads it.
-    reservation: Reservation,
-}
-
-/// What the writer thread holds.
-#[derive(Debug)]
-struct Writer {
-    fill: Arc<Fill>,
-    staging: Arc<Staging>,
-    /// Locked for each write, so that the directory is not handed over in the middle of one.
-    stage: Arc<Mutex<Stage>>,
-    reservation: Reservation,
-    resumed: bool,
-    /// Whether the size was known when the bytes were reserved.
-    sized: bool,
+    done: oneshot::Receiver<Result<Written, Stopped>>,
 }
 
 impl Filler {
@@ -99,6 +68,7 @@ impl Filler {
             size: None,
             received: 0,
             resumed: false,
+            footprint: Footprint::default(),
             writing: None,
             ended: false,
         }
@@ -201,12 +171,13 @@ impl Filler {
             reservation,
             resumed: self.resumed,
             sized: self.size.is_some(),
+            footprint: self.footprint,
         };
         let (queue, received) = mpsc::channel(QUEUE_CHUNKS_MAX);
         self.writing = Some(Writing {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
-            writer: tokio::task::spawn_blocking(move || writer.run(received)),
+            done: writer.start(received),
         });
         Ok(())
     }
@@ -270,11 +241,11 @@ impl Filler {
     ///
     /// When the bytes are not those of the digest, or the disk refused them; the followers know already.
     pub async fn verify(mut self) -> Result<Verified, FillError> {
-        let Some(Writing { queue, writer, .. }) = self.writing.take() else {
+        let Some(Writing { queue, done, .. }) = self.writing.take() else {
             return Err(FillError::Abandoned);
         };
         drop(queue);
-        let written = match writer.await {
+        let written = match done.await {
             Ok(Ok(written)) => written,
             Ok(Err(stopped)) => return Err(self.stopped(stopped)),
             Err(_) => return Err(self.fail_with(FillError::Abandoned, FillLabel::Abandoned)),
@@ -308,7 +279,7 @@ impl Filler {
             return FillError::Abandoned;
         };
         drop(writing.queue);
-        match writing.writer.await {
+        match writing.done.await {
             Ok(Err(stopped)) => self.stopped(stopped),
             Ok(Ok(_)) | Err(_) => self.fail_with(FillError::Abandoned, FillLabel::Abandoned),
         }
@@ -370,9 +341,13 @@ impl Verified {
             let _writing = staging.index.writing().ok_or_else(handed_over)?;
             let mut stage = written.stage.lock();
             let staged = stage.take().ok_or_else(handed_over)?;
-            staging
+            let published = staging
                 .index
-                .publish(&fill, staged, written.reservation, size)
+                .publish(&fill, staged, written.reservation, size);
+            // All of it is on the disk now.
+            let wanted_from = fill.wanted_from();
+            written.footprint.let_go(stage.file(), size, wanted_from);
+            published
         });
         let label = match published.await {
             Ok(Ok(())) => FillLabel::Published,
@@ -394,78 +369,208 @@ impl Drop for Filler {
     }
 }
 
-impl Writer {
-    fn run(
-        mut self,
-        mut queue: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
-    ) -> Result<Written, Stopped> {
-        let mut batch = Vec::new();
-        while let Some(first) = queue.blocking_recv() {
-            let mut bytes = first.0.len();
-            batch.push(first);
-            while bytes < PIECE_BYTES_MAX
-                && let Ok(next) = queue.try_recv()
-            {
-                bytes += next.0.len();
-                batch.push(next);
-            }
-            let (chunks, permits): (Vec<Bytes>, Vec<_>) = batch.drain(..).unzip();
-            if let Err(label) = self.write(&chunks, bytes as u64) {
-                let stage = self.stage.lock();
-                let handover = Handover {
-                    staged: stage.written(),
-                    digester: Box::new(stage.digester().clone()),
-                    is_resumed: self.resumed,
-                };
-                let reservation = self.reservation;
-                return Err(Stopped {
-                    handover,
-                    label,
-                    reservation,
-                });
-            }
-            drop((chunks, permits));
-            self.stage.lock().mark(queue.is_empty());
-        }
-        let digest = self.stage.lock().digester().clone().finish();
-        Ok(Written {
-            digest,
-            stage: self.stage,
-            reservation: self.reservation,
-        })
-    }
-
-    fn write(&mut self, chunks: &[Bytes], bytes: u64) -> Result<(), FillLabel> {
-        let staged = self.stage.lock().written();
-        if staged + bytes > self.reservation.bytes() {
-            // More than was announced is either a size nobody knew or a source that lied; the digest will tell.
-            let more = if self.sized {
-                bytes
-            } else {
-                self.reservation.growth().max(bytes)
-            };
-            self.staging
-                .grow(&mut self.reservation, more)
-                .map_err(|NoRoom| FillLabel::NoRoom)?;
-        }
-        let (written, result) = {
-            let mut stage = self.stage.lock();
-            let (written, result) = stage.write(chunks);
-            if let Some(tail) = stage.tail() {
-                // Before anybody hears that there is something in it.
-                let _ = self.fill.tail.set(tail.clone());
-            }
-            (written, result)
-        };
-        self.reservation.wrote(written);
-        self.fill.ring.lock().wrote(staged + written);
-        result.map_err(|_| FillLabel::Disk)
-    }
-}
-
-/// What the writer takes at once: large writes make large folios, and large reads later.
-const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Bytes that wait for the writer of one fill.
 const QUEUE_BYTES_MAX: usize = 2 << 20;
 /// Chunks that wait for the writer of one fill.
 const QUEUE_CHUNKS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::IoSliceMut;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use rustix::io::ReadWriteFlags;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::cache::layout::Repository;
+    use crate::cache::metrics::Metrics;
+    use crate::cache::staging::turns_max;
+    use crate::cache::{Cache, Config, Content, Faults, Follower, Joined, Share};
+    use crate::oci::{Algorithm, Namespace, RepositoryName};
+
+    const MIB: u64 = 1 << 20;
+
+    async fn open(dir: &Path) -> Cache {
+        let config = Config {
+            dir: dir.to_owned(),
+            size: Some(1 << 30),
+            free_space_min: Share::Bytes(0),
+            high_watermark: Share::Percent(100.0),
+            low_watermark: Share::Percent(100.0),
+            repositories_max: 10,
+            scrub_rate: 0,
+            fills_max: 1000,
+            faults: Faults::default(),
+        };
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let opening = move || {
+            let cache = Cache::open(&config, metrics).unwrap();
+            cache.scan();
+            cache
+        };
+        tokio::task::spawn_blocking(opening).await.unwrap()
+    }
+
+    async fn first(cache: &Cache, digest: &Digest) -> (Filler, Follower) {
+        let through = Repository {
+            namespace: Namespace::parse("docker.io").unwrap(),
+            name: RepositoryName::parse("library/debian").unwrap(),
+        };
+        match cache.join(digest, &through).await {
+            Joined::First(filler, follower) => (*filler, follower),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn written(filler: &Filler) -> u64 {
+        let file = filler.fill.file.get().unwrap();
+        file.metadata().unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn a_fill_that_waits_for_its_turn_is_followed_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path()).await;
+        let bytes = Bytes::from(vec![7; 1 << 20]);
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let (mut filler, mut follower) = first(&cache, &digest).await;
+        let all = u32::try_from(turns_max()).unwrap();
+        let turns = Arc::clone(&filler.staging.turns);
+        let others = turns.acquire_many_owned(all).await.unwrap();
+        filler.begin(Some(MIB)).await.unwrap();
+        assert_eq!(follower.head().await.unwrap(), Some(MIB));
+        filler.write(bytes).await.unwrap();
+        let mut content = cache.follow(follower);
+        let mut read = 0;
+        while read < MIB - 1 {
+            let bytes = content.read_at(read, MIB).await.unwrap();
+            read += bytes.unwrap().len() as u64;
+        }
+        assert_eq!((read, written(&filler)), (MIB - 1, 0));
+        drop(others);
+        filler.verify().await.unwrap().publish().await;
+        let last = content.read_at(read, MIB).await.unwrap();
+        assert_eq!(last.as_deref(), Some(&[7][..]));
+        assert_eq!(cache.size_of(&digest).await, Some(MIB));
+    }
+
+    #[test]
+    fn fills_whose_bytes_do_not_come_hold_neither_turn_nor_thread() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(turns_max());
+        let runtime = runtime.build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let filling = async {
+            let cache = open(dir.path()).await;
+            let mut slow = Vec::new();
+            for n in 0..4 * turns_max() {
+                let digest = Digest::of(Algorithm::Sha256, &n.to_le_bytes());
+                let (mut filler, follower) = first(&cache, &digest).await;
+                filler.begin(Some(MIB)).await.unwrap();
+                filler.write(Bytes::from_static(b"slow")).await.unwrap();
+                slow.push((filler, follower));
+            }
+            let digest = Digest::of(Algorithm::Sha256, b"quick");
+            let (mut filler, _follower) = first(&cache, &digest).await;
+            filler.begin(Some(5)).await.unwrap();
+            filler.write(Bytes::from_static(b"quick")).await.unwrap();
+            filler.verify().await.unwrap().publish().await;
+            assert_eq!(cache.size_of(&digest).await, Some(5));
+        };
+        let patience = Duration::from_secs(20);
+        let filled = runtime.block_on(async { timeout(patience, filling).await });
+        runtime.shutdown_background();
+        assert!(filled.is_ok(), "slow fills stand in the way of a quick one");
+    }
+
+    /// Waits until all that came is written.
+    async fn drain(filler: &Filler) {
+        let all = u32::try_from(QUEUE_BYTES_MAX).unwrap();
+        let room = &filler.writing.as_ref().unwrap().room;
+        drop(room.acquire_many(all).await.unwrap());
+    }
+
+    /// MiB of a file that begin in memory. One page is looked at in each, for a look may bring the next pages.
+    fn resident(file: &File) -> u64 {
+        let is_there = |at: &u64| {
+            let mut byte = [0];
+            let mut slices = [IoSliceMut::new(&mut byte)];
+            rustix::io::preadv2(file, &mut slices, at * MIB, ReadWriteFlags::NOWAIT).is_ok()
+        };
+        let whole = file.metadata().unwrap().len() / MIB;
+        (0..whole).filter(is_there).count() as u64
+    }
+
+    /// Who follows a fill.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Follows {
+        Nobody,
+        OneThatKeepsUp,
+        OneThatIsBehind,
+        Two,
+    }
+
+    /// Fills a blob of which some MiB may stay in memory in any case; gives how many are there before it is published, and
+    /// after that.
+    async fn left_in_memory(follows: Follows) -> [u64; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path()).await;
+        let piece = Bytes::from(vec![7; 1 << 20]);
+        let mut digester = Digester::new(Algorithm::Sha256);
+        (0..BLOB_MIB).for_each(|_| digester.update(&piece));
+        let digest = digester.finish();
+        let (mut filler, follower) = first(&cache, &digest).await;
+        filler.footprint = Footprint::new(KEPT_MIB * MIB, 4 * MIB);
+        filler.begin(Some(BLOB_MIB * MIB)).await.unwrap();
+        let is_followed = follows != Follows::Nobody;
+        let mut content = is_followed.then(|| cache.follow(follower));
+        let second = (follows == Follows::Two).then(|| filler.fill.progress.subscribe());
+        let mut read = 0;
+        for n in 0..BLOB_MIB {
+            if n == SYNCED_MIB {
+                drain(&filler).await;
+                let file = filler.fill.file.get().unwrap();
+                file.sync_data().unwrap();
+            }
+            filler.write(piece.clone()).await.unwrap();
+            while follows == Follows::OneThatKeepsUp
+                && let Some(content) = &mut content
+                && read + 1 < filler.received()
+            {
+                let bytes = content.read_at(read, MIB).await.unwrap();
+                read += bytes.unwrap().len() as u64;
+            }
+        }
+        drain(&filler).await;
+        let file = Arc::clone(filler.fill.file.get().unwrap());
+        let before = resident(&file);
+        filler.verify().await.unwrap().publish().await;
+        drop((content, second));
+        [before, resident(&file)]
+    }
+
+    const BLOB_MIB: u64 = 64;
+    const KEPT_MIB: u64 = 8;
+    const SYNCED_MIB: u64 = 56;
+
+    #[tokio::test]
+    async fn what_nobody_follows_does_not_fill_the_memory() {
+        for follows in [Follows::Two, Follows::OneThatIsBehind] {
+            let left = left_in_memory(follows).await;
+            assert_eq!(left, [BLOB_MIB; 2], "{follows:?} may read it");
+        }
+        for follows in [Follows::Nobody, Follows::OneThatKeepsUp] {
+            let [before, after] = left_in_memory(follows).await;
+            // A page that the system is busy with stays, and what is not on the disk.
+            let most = KEPT_MIB + BLOB_MIB - SYNCED_MIB + 4;
+            assert!((KEPT_MIB..=most).contains(&before), "{follows:?}: {before}");
+            assert!(
+                (KEPT_MIB..=KEPT_MIB + 4).contains(&after),
+                "{follows:?}: {after}"
+            );
+        }
+    }
+}

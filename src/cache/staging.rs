@@ -6,10 +6,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::available_parallelism;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::disk::Disk;
@@ -27,6 +30,8 @@ pub(super) struct Staging {
     pub(super) metrics: Metrics,
     /// What former processes have left. Its bytes are used.
     remainders: Mutex<HashMap<Digest, Remainder>>,
+    /// Turns of fills to hash and write.
+    pub(super) turns: Arc<Semaphore>,
     /// What is written to.
     stages: Mutex<Vec<Weak<Mutex<Stage>>>>,
     handed_over: AtomicBool,
@@ -39,6 +44,12 @@ pub(super) struct Admitted {
     size: Option<u64>,
     pub(super) reservation: Reservation,
     remainder: Option<Remainder>,
+}
+
+/// How many fills hash and write at once: one for each core that we may use, and two where that is one, so that a
+/// write that takes long does not stand in everybody's way.
+pub fn turns_max() -> usize {
+    available_parallelism().map_or(1, NonZero::get).max(2)
 }
 
 impl Staging {
@@ -60,6 +71,7 @@ impl Staging {
             index: Arc::clone(index),
             metrics: metrics.clone(),
             remainders: Mutex::new(remainders),
+            turns: Arc::new(Semaphore::new(turns_max())),
             stages: Mutex::default(),
             handed_over: AtomicBool::new(false),
         }
