@@ -388,7 +388,7 @@ mod tests {
     use crate::cache::layout::Repository;
     use crate::cache::metrics::Metrics;
     use crate::cache::staging::turns_max;
-    use crate::cache::{Cache, Config, Content, Faults, Follower, Joined, Share};
+    use crate::cache::{Cache, Config, Faults, Follower, Joined, Share};
     use crate::oci::{Algorithm, Namespace, RepositoryName};
 
     const MIB: u64 = 1 << 20;
@@ -419,10 +419,10 @@ mod tests {
             namespace: Namespace::parse("docker.io").unwrap(),
             name: RepositoryName::parse("library/debian").unwrap(),
         };
-        match cache.join(digest, &through).await {
-            Joined::First(filler, follower) => (*filler, follower),
-            other => panic!("{other:?}"),
-        }
+        let Joined::First(filler, follower) = cache.join(digest, &through).await else {
+            panic!("nobody else brings it");
+        };
+        (*filler, follower)
     }
 
     fn written(filler: &Filler) -> u64 {
