@@ -138,6 +138,7 @@ impl Bench<'_> {
             threads: 1,
             length: self.blob.size,
             digest,
+            tls: None,
         }
     }
 }

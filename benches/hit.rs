@@ -123,6 +123,7 @@ impl Bench<'_> {
                 threads: 1,
                 length: blob.length,
                 digest: None,
+                tls: None,
             };
             let ours = load(self.server.address, &*blob.path);
             let mut turns = vec![Turn::new("layerhold", ours, Some(&self.server.process))];
@@ -164,6 +165,7 @@ impl Bench<'_> {
             threads: 2,
             length,
             digest: None,
+            tls: None,
         };
         let server = self.server;
         let mut turns = vec![

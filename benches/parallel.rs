@@ -74,6 +74,7 @@ fn round(args: &Args, upstream: &Limited, blob: &Blob, ranges: usize) -> Round {
         threads: 1,
         length: blob.size,
         digest,
+        tls: None,
     };
     let direct = load(upstream.address, timed).pull();
     let keys = format!("parallel_ranges = {ranges}");

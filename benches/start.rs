@@ -129,6 +129,7 @@ impl Bench {
             threads: 1,
             length: self.blob.size,
             digest: Some(&self.blob.digest),
+            tls: None,
         };
         load.pull();
     }

@@ -1,9 +1,14 @@
-//! Warm over TLS: HTTP/1.1 with a connection for each client, and HTTP/2 with one connection for all of them.
+//! Warm over TLS: beside nginx with OpenSSL; and HTTP/1.1 with a connection for each client beside HTTP/2 with one connection
+//! for all of them.
 //!
-//! On this hang whether HTTP/2 is offered unasked, and what TLS costs: `benches/README.md` says which number decides what.
-//! All ways have the same clients, which are tasks of the bench on hyper and rustls, so that their own cost is everybody's;
-//! they take turns within each round. What limits an HTTP/2 client is its window, so there is a row with that of Go's
-//! clients, which are most of them (4 MiB a stream), and one with that of the protocol (64 KiB).
+//! On this hang what is encrypted at once, and whether HTTP/2 is offered unasked: `benches/README.md` says which number decides
+//! what. All take turns within each round.
+//!
+//! Beside nginx the clients shake hands, look at the head of each answer, and open nothing else, so that only the servers
+//! encrypt; the digest is looked at once before the rounds, and by every client in the short mode. The clients of HTTP/2 are
+//! tasks of the bench on hyper and rustls, as those of HTTP/1.1 beside them, so that their own cost is everybody's. What
+//! limits an HTTP/2 client is its window, so there is a row with that of Go's clients, which are most of them (4 MiB a
+//! stream), and one with that of the protocol (64 KiB).
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "a bench reports on stdout")]
@@ -13,8 +18,9 @@
 )]
 
 mod lab;
+mod peers;
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,9 +43,13 @@ use tokio_rustls::TlsConnector;
 
 use lab::args::Args;
 use lab::blob::Blob;
+use lab::load::{Load, Sustained};
+use lab::process::Process;
+use lab::sealed::Sealing;
 use lab::server::{Server, scratch};
 use lab::summary::Summary;
 use lab::upstream::{Upstream, manifest_of};
+use peers::nginx::Nginx;
 
 fn main() {
     let args = Args::parse();
@@ -58,6 +68,32 @@ fn main() {
     let secure = Server::start_with(upstream.address, &args.log_level, &tls);
     let blob = Arc::new(Blob::new(1, args.blob_bytes()));
     let blob_path = upstream.put_blob(&blob);
+    let blob_file = files.path().join("blob");
+    blob.write_to(&mut File::create(&blob_file).unwrap())
+        .unwrap();
+    let nginx = Nginx::start(files.path());
+    if nginx.is_none() {
+        println!("nginx is not installed: our rows stand alone");
+    }
+    let sealing = Sealing::with(&certificate, NAME);
+    for clients in [1, 8, 64] {
+        let load = |from, path| Load {
+            from,
+            path,
+            clients,
+            threads: 1,
+            length: blob.size,
+            digest: None,
+            tls: Some(&sealing),
+        };
+        let ours = load(secure.address, &*blob_path);
+        let mut turns = vec![Turn::new("layerhold", ours, &secure.process)];
+        if let Some(nginx) = &nginx {
+            let theirs = load(nginx.secure, "/blob");
+            turns.push(Turn::new(NGINX, theirs, &nginx.process));
+        }
+        beside_nginx(&args, &blob, &mut turns);
+    }
     let manifest = manifest_of(MANIFEST_BYTES);
     let [manifest_path, _] = upstream.put_manifest(manifest.clone());
     let bench = Bench {
@@ -74,6 +110,86 @@ fn main() {
         bench.rows(&blob_path, blob.size, clients);
     }
     bench.rows(&manifest_path, manifest.len() as u64, 64);
+}
+
+/// One of those that take turns.
+struct Turn<'a> {
+    name: &'static str,
+    load: Load<'a>,
+    process: &'a Process,
+    rounds: Vec<(Sustained, f64)>,
+}
+
+impl<'a> Turn<'a> {
+    fn new(name: &'static str, load: Load<'a>, process: &'a Process) -> Self {
+        Self {
+            name,
+            load,
+            process,
+            rounds: Vec::new(),
+        }
+    }
+
+    fn of(&self, value: fn(&Sustained) -> f64) -> Summary {
+        Summary::of(self.rounds.iter().map(|(it, _)| value(it)))
+    }
+
+    /// The median of the rounds' ratios to nginx in the same round.
+    fn against(&self, turns: &[Self], value: fn(&Sustained) -> f64) -> String {
+        let Some(nginx) = turns.iter().find(|it| it.name == NGINX) else {
+            return "-".to_owned();
+        };
+        let rounds = self.rounds.iter().zip(&nginx.rounds);
+        let ratios = rounds.map(|((ours, _), (theirs, _))| value(ours) / value(theirs));
+        format!("{:.2}", Summary::of(ratios).median())
+    }
+}
+
+/// Lets the servers take turns, and tells a row of each.
+fn beside_nginx(args: &Args, blob: &Blob, turns: &mut [Turn<'_>]) {
+    for turn in &*turns {
+        let clients = if args.short { turn.load.clients } else { 1 };
+        let digest = Some(&*blob.digest);
+        let load = Load {
+            clients,
+            digest,
+            ..turn.load.clone()
+        };
+        load.pull();
+    }
+    for _ in 0..args.rounds() {
+        for turn in &mut *turns {
+            turn.process.forget_peak();
+            let sustained = turn.load.sustain(args.window(), || turn.process.cpu());
+            turn.rounds.push((sustained, turn.process.peak_mib()));
+        }
+    }
+    println!(
+        "blob of {} MiB over TLS 1.3, AES-128-GCM, {} clients, {} rounds of {:?}: median [min-max]\n\
+         {:<20}{:<20}{:<22}{:<22}{:<10}{:<10}",
+        blob.size >> 20,
+        turns[0].load.clients,
+        args.rounds(),
+        args.window(),
+        "",
+        "GiB/s",
+        "CPU s/GiB",
+        "peak MiB",
+        "x nginx",
+        "CPU x nginx"
+    );
+    for turn in &*turns {
+        println!(
+            "{:<20}{:<20.2}{:<22.3}{:<22.1}{:<10}{:<10}",
+            turn.name,
+            turn.of(Sustained::gib_per_second),
+            turn.of(Sustained::cpu_per_gib),
+            Summary::of(turn.rounds.iter().map(|(_, peak_mib)| *peak_mib)),
+            turn.against(turns, Sustained::gib_per_second),
+            turn.against(turns, Sustained::cpu_per_gib),
+        );
+    }
+    println!();
 }
 
 struct Bench<'a> {
@@ -297,5 +413,6 @@ fn connector(certificate: &str) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+const NGINX: &str = "nginx";
 const NAME: &str = "cache.example";
 const MANIFEST_BYTES: usize = 4096;

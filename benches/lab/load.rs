@@ -18,6 +18,7 @@ use rustix::event::epoll;
 use sha2::{Digest, Sha256};
 
 use super::blob::Hasher;
+use super::sealed::{Record, Sealed, Sealing};
 
 /// Who pulls what.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub(crate) struct Load<'a> {
     pub(crate) length: u64,
     /// Of each body, if it is to be looked at.
     pub(crate) digest: Option<&'a str>,
+    /// `None` is in the clear.
+    pub(crate) tls: Option<&'a Sealing>,
 }
 
 /// What went through in a time.
@@ -126,7 +129,7 @@ impl Load<'_> {
                 let client = &mut clients[at];
                 let len = client.stream.read(&mut taken).unwrap();
                 assert!(len > 0, "{} closed a connection", self.from);
-                let body = client.take(&taken[..len], self);
+                let body = client.receive(&taken[..len], self);
                 shared.body_bytes.fetch_add(body, Ordering::Relaxed);
                 if client.left != Some(0) {
                     continue;
@@ -199,6 +202,7 @@ impl Shared {
 
 struct Client {
     stream: TcpStream,
+    sealed: Option<Sealed>,
     /// The head of the response, as far as it came.
     head: Vec<u8>,
     /// Of the body; `None` before the head is whole.
@@ -211,10 +215,11 @@ struct Client {
 
 impl Client {
     fn connect(load: &Load<'_>, pulls: Option<u64>) -> Self {
-        let stream = TcpStream::connect(load.from).unwrap();
+        let mut stream = TcpStream::connect(load.from).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
         Self {
+            sealed: load.tls.map(|it| it.shake(&mut stream)),
             stream,
             head: Vec::new(),
             left: None,
@@ -226,7 +231,29 @@ impl Client {
 
     fn ask(&mut self, request: &str) {
         self.asked = Instant::now();
-        self.stream.write_all(request.as_bytes()).unwrap();
+        match &mut self.sealed {
+            Some(sealed) => self.stream.write_all(&sealed.seal(request.as_bytes())),
+            None => self.stream.write_all(request.as_bytes()),
+        }
+        .unwrap();
+    }
+
+    /// Takes what came in, sealed or not; gives how much of it is body. Only what is looked at is opened.
+    fn receive(&mut self, mut bytes: &[u8], load: &Load<'_>) -> u64 {
+        let Some(mut sealed) = self.sealed.take() else {
+            return self.take(bytes, load);
+        };
+        let mut body = 0;
+        while !bytes.is_empty() {
+            let opens = self.left.is_none() || self.hasher.is_some();
+            match sealed.next(&mut bytes, opens) {
+                Some(Record::Open(bytes)) => body += self.take(bytes, load),
+                Some(Record::Skipped(len)) => body += self.count(len),
+                None => {}
+            }
+        }
+        self.sealed = Some(sealed);
+        body
     }
 
     /// Takes what came in; gives how much of it is body.
@@ -244,12 +271,16 @@ impl Client {
             self.left = Some(length);
             self.hasher = load.digest.map(|_| Hasher(Sha256::new()));
         }
-        let len = bytes.len() as u64;
-        self.left = self.left.and_then(|left| left.checked_sub(len));
-        assert!(self.left.is_some(), "more than was asked for");
         if let Some(hasher) = &mut self.hasher {
             hasher.0.update(bytes);
         }
+        self.count(bytes.len() as u64)
+    }
+
+    /// Counts bytes of the body.
+    fn count(&mut self, len: u64) -> u64 {
+        self.left = self.left.and_then(|left| left.checked_sub(len));
+        assert!(self.left.is_some(), "more than was asked for");
         len
     }
 

@@ -12,5 +12,6 @@ pub(crate) mod process;
 pub(crate) mod upstream;
 pub(crate) mod limited;
 pub(crate) mod load;
+pub(crate) mod sealed;
 pub(crate) mod blob;
 pub(crate) mod summary;

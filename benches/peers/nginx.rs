@@ -14,6 +14,8 @@ pub(crate) struct Nginx {
     pub(crate) stock: SocketAddr,
     /// The same with `sndbuf=208k`, which nobody sets and which is what sendfile can do.
     pub(crate) bounded: SocketAddr,
+    /// Over TLS 1.3, as it is configured everywhere, where the directory has `tls.crt` and `tls.key`.
+    pub(crate) secure: SocketAddr,
 }
 
 impl Nginx {
@@ -26,9 +28,9 @@ impl Nginx {
         if !version.is_ok_and(|it| it.success()) {
             return None;
         }
-        let (stock, bounded) = (free_address(), free_address());
+        let [stock, bounded, secure] = [(); 3].map(|()| free_address());
         let config = dir.join("nginx.conf");
-        fs::write(&config, document(dir, stock, bounded)).unwrap();
+        fs::write(&config, document(dir, [stock, bounded, secure])).unwrap();
         let mut command = Command::new("nginx");
         command.arg("-p").arg(dir).arg("-c").arg(&config);
         // Without root it complains of `user`, and before it has read the file of its usual log.
@@ -37,12 +39,24 @@ impl Nginx {
             process: Process::start(&mut command, stock),
             stock,
             bounded,
+            secure,
         })
     }
 }
 
-fn document(dir: &Path, stock: SocketAddr, bounded: SocketAddr) -> String {
+fn document(dir: &Path, [stock, bounded, secure]: [SocketAddr; 3]) -> String {
+    let has_certificate = dir.join("tls.crt").exists();
     let dir = dir.display();
+    let secure = if has_certificate {
+        format!(
+            "listen {secure} ssl http2;
+        ssl_protocols TLSv1.3;
+        ssl_certificate {dir}/tls.crt;
+        ssl_certificate_key {dir}/tls.key;"
+        )
+    } else {
+        String::new()
+    };
     // It answers 1000 requests on a connection and then closes it, if it is not told otherwise.
     format!(
         "user root;
@@ -64,6 +78,7 @@ http {{
     server {{
         listen {stock};
         listen {bounded} sndbuf=208k;
+        {secure}
         root {dir};
         location = /manifest {{ open_file_cache max=100 inactive=1h; open_file_cache_valid 1h; }}
     }}
