@@ -86,8 +86,8 @@ fn round(args: &Args, upstream: &Limited, blob: &Blob, ranges: usize) -> Round {
     let sent = upstream.sent() - sent;
     assert_eq!(sent, blob.size, "one transfer's worth of bytes");
     Round {
-        wall: wall.as_secs_f64(),
-        direct: direct.as_secs_f64(),
+        wall: wall.seconds(),
+        direct: direct.seconds(),
         sent: sent as f64 / blob.size as f64,
         peak_mib,
     }

@@ -19,8 +19,8 @@
 
 mod lab;
 mod peers;
+mod rows;
 
-use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,6 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -42,154 +41,40 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use lab::args::Args;
-use lab::blob::Blob;
-use lab::load::{Load, Sustained};
-use lab::process::Process;
-use lab::sealed::Sealing;
-use lab::server::{Server, scratch};
+use lab::certificate::Certificate;
+use lab::scratch::{clean_up_on_signal, scratch};
+use lab::server::Server;
 use lab::summary::Summary;
-use lab::upstream::{Upstream, manifest_of};
-use peers::nginx::Nginx;
+use lab::verdicts::Verdicts;
+use rows::{Stage, hit};
 
 fn main() {
+    clean_up_on_signal();
     let args = Args::parse();
+    let stage = Stage::new(&args);
+    let mut verdicts = Verdicts::default();
+    hit::blobs_over_tls(&stage, &mut verdicts);
+    verdicts.print();
+    println!();
     let files = scratch();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap().pem();
-    fs::write(files.path().join("tls.crt"), &certificate).unwrap();
-    fs::write(files.path().join("tls.key"), key.serialize_pem()).unwrap();
-    let dir = files.path().display();
-    let tls = format!(
-        "\n[tls]\ncertificate = \"{dir}/tls.crt\"\nkey = \"{dir}/tls.key\"\nhttp2 = true\n"
-    );
-    let upstream = Upstream::start();
-    let plain = Server::start(upstream.address, &args.log_level);
-    let secure = Server::start_with(upstream.address, &args.log_level, &tls);
-    let blob = Arc::new(Blob::new(1, args.blob_bytes()));
-    let blob_path = upstream.put_blob(&blob);
-    let blob_file = files.path().join("blob");
-    blob.write_to(&mut File::create(&blob_file).unwrap())
-        .unwrap();
-    let nginx = Nginx::start(files.path());
-    if nginx.is_none() {
-        println!("nginx is not installed: our rows stand alone");
-    }
-    let sealing = Sealing::with(&certificate, NAME);
-    for clients in [1, 8, 64] {
-        let load = |from, path| Load {
-            from,
-            path,
-            clients,
-            threads: 1,
-            length: blob.size,
-            digest: None,
-            tls: Some(&sealing),
-        };
-        let ours = load(secure.address, &*blob_path);
-        let mut turns = vec![Turn::new("layerhold", ours, &secure.process)];
-        if let Some(nginx) = &nginx {
-            let theirs = load(nginx.secure, "/blob");
-            turns.push(Turn::new(NGINX, theirs, &nginx.process));
-        }
-        beside_nginx(&args, &blob, &mut turns);
-    }
-    let manifest = manifest_of(MANIFEST_BYTES);
-    let [manifest_path, _] = upstream.put_manifest(manifest.clone());
+    let certificate = Certificate::write(files.path());
+    let keys = certificate.keys("http2 = true");
+    let plain = Server::start(stage.upstream.address, &args.log_level);
+    let secure = Server::start_with(stage.upstream.address, &args.log_level, &keys);
     let bench = Bench {
         args: &args,
         plain: &plain,
         secure: &secure,
-        connector: connector(&certificate),
+        connector: connector(&certificate.pem),
         runtime: tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .unwrap(),
     };
     for clients in [1, 8] {
-        bench.rows(&blob_path, blob.size, clients);
+        bench.rows(&stage.blob_path, stage.blob.size, clients);
     }
-    bench.rows(&manifest_path, manifest.len() as u64, 64);
-}
-
-/// One of those that take turns.
-struct Turn<'a> {
-    name: &'static str,
-    load: Load<'a>,
-    process: &'a Process,
-    rounds: Vec<(Sustained, f64)>,
-}
-
-impl<'a> Turn<'a> {
-    fn new(name: &'static str, load: Load<'a>, process: &'a Process) -> Self {
-        Self {
-            name,
-            load,
-            process,
-            rounds: Vec::new(),
-        }
-    }
-
-    fn of(&self, value: fn(&Sustained) -> f64) -> Summary {
-        Summary::of(self.rounds.iter().map(|(it, _)| value(it)))
-    }
-
-    /// The median of the rounds' ratios to nginx in the same round.
-    fn against(&self, turns: &[Self], value: fn(&Sustained) -> f64) -> String {
-        let Some(nginx) = turns.iter().find(|it| it.name == NGINX) else {
-            return "-".to_owned();
-        };
-        let rounds = self.rounds.iter().zip(&nginx.rounds);
-        let ratios = rounds.map(|((ours, _), (theirs, _))| value(ours) / value(theirs));
-        format!("{:.2}", Summary::of(ratios).median())
-    }
-}
-
-/// Lets the servers take turns, and tells a row of each.
-fn beside_nginx(args: &Args, blob: &Blob, turns: &mut [Turn<'_>]) {
-    for turn in &*turns {
-        let clients = if args.short { turn.load.clients } else { 1 };
-        let digest = Some(&*blob.digest);
-        let load = Load {
-            clients,
-            digest,
-            ..turn.load.clone()
-        };
-        load.pull();
-    }
-    for _ in 0..args.rounds() {
-        for turn in &mut *turns {
-            turn.process.forget_peak();
-            let sustained = turn.load.sustain(args.window(), || turn.process.cpu());
-            turn.rounds.push((sustained, turn.process.peak_mib()));
-        }
-    }
-    println!(
-        "blob of {} MiB over TLS 1.3, AES-128-GCM, {} clients, {} rounds of {:?}: median [min-max]\n\
-         {:<20}{:<20}{:<22}{:<22}{:<10}{:<10}",
-        blob.size >> 20,
-        turns[0].load.clients,
-        args.rounds(),
-        args.window(),
-        "",
-        "GiB/s",
-        "CPU s/GiB",
-        "peak MiB",
-        "x nginx",
-        "CPU x nginx"
-    );
-    for turn in &*turns {
-        println!(
-            "{:<20}{:<20.2}{:<22.3}{:<22.1}{:<10}{:<10}",
-            turn.name,
-            turn.of(Sustained::gib_per_second),
-            turn.of(Sustained::cpu_per_gib),
-            Summary::of(turn.rounds.iter().map(|(_, peak_mib)| *peak_mib)),
-            turn.against(turns, Sustained::gib_per_second),
-            turn.against(turns, Sustained::cpu_per_gib),
-        );
-    }
-    println!();
+    bench.rows(&stage.by_digest, stage.manifest.len() as u64, 64);
 }
 
 struct Bench<'a> {
@@ -369,13 +254,13 @@ impl Asked {
         let mut config = ClientConfig::clone(connector.config());
         config.alpn_protocols = vec![protocol.into()];
         let connector = TlsConnector::from(Arc::new(config));
-        let name = ServerName::try_from(NAME).unwrap();
+        let name = ServerName::try_from(Certificate::NAME).unwrap();
         connector.connect(name, stream).await.unwrap()
     }
 
     fn request(&self) -> Request<Empty<Bytes>> {
-        Request::get(format!("https://{NAME}{}", self.path))
-            .header("Host", NAME)
+        Request::get(format!("https://{}{}", Certificate::NAME, self.path))
+            .header("Host", Certificate::NAME)
             .body(Empty::new())
             .unwrap()
     }
@@ -412,7 +297,3 @@ fn connector(certificate: &str) -> TlsConnector {
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config))
 }
-
-const NGINX: &str = "nginx";
-const NAME: &str = "cache.example";
-const MANIFEST_BYTES: usize = 4096;

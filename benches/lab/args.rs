@@ -15,11 +15,11 @@ pub(crate) struct Args {
     #[arg(long)]
     mib: Option<u64>,
 
-    /// Interleaved rounds, of which the median is told [default: 5, short: 1]
+    /// Interleaved rounds, of which the median is told [default: 5, fewer where they are long; short: 1]
     #[arg(long)]
     rounds: Option<usize>,
 
-    /// Milliseconds of each measurement that runs for a time [default: 2000, short: 200]
+    /// Milliseconds of each measurement that runs for a time [default: 1000, short: 200]
     #[arg(long)]
     window: Option<u64>,
 
@@ -38,11 +38,16 @@ impl Args {
     }
 
     pub(crate) fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.short { 1 } else { 5 })
+        self.rounds_or(5)
+    }
+
+    /// So many rounds if nothing is said, where each of them is long.
+    pub(crate) fn rounds_or(&self, rounds: usize) -> usize {
+        self.rounds.unwrap_or(if self.short { 1 } else { rounds })
     }
 
     pub(crate) fn window(&self) -> Duration {
-        let millis = self.window.unwrap_or(if self.short { 200 } else { 2000 });
+        let millis = self.window.unwrap_or(if self.short { 200 } else { 1000 });
         Duration::from_millis(millis)
     }
 }

@@ -36,6 +36,25 @@ pub(crate) struct Load<'a> {
     pub(crate) tls: Option<&'a Sealing>,
 }
 
+/// What became of clients that pulled once each.
+pub(crate) struct Pulled {
+    /// Until the last one had everything.
+    pub(crate) wall: Duration,
+    /// One for each client.
+    pub(crate) responses: Vec<Phases>,
+}
+
+/// How long the parts of one response took.
+#[derive(Clone, Copy)]
+pub(crate) struct Phases {
+    /// Until the connection that it came over was there.
+    pub(crate) connect: Duration,
+    /// From the request to the first byte that came back, which is the head's.
+    pub(crate) first_byte: Duration,
+    /// From the request to the end.
+    pub(crate) last_byte: Duration,
+}
+
 /// What went through in a time.
 pub(crate) struct Sustained {
     pub(crate) seconds: f64,
@@ -43,19 +62,23 @@ pub(crate) struct Sustained {
     pub(crate) requests: u64,
     /// CPU seconds of the server.
     pub(crate) cpu: f64,
-    latencies: Vec<Duration>,
+    /// Of those that ended in it, the quickest first.
+    responses: Vec<Phases>,
 }
 
 impl Load<'_> {
-    /// Each client pulls once, all at once; gives the time until the last one has everything.
-    pub(crate) fn pull(&self) -> Duration {
+    /// Each client pulls once, all at once.
+    pub(crate) fn pull(&self) -> Pulled {
         let shared = Shared::new(self.threads, Some(1));
         thread::scope(|scope| {
             let threads = self.start(scope, &shared);
             shared.ready.wait();
             let began = Instant::now();
-            join(threads);
-            began.elapsed()
+            let responses = join(threads);
+            Pulled {
+                wall: began.elapsed(),
+                responses,
+            }
         })
     }
 
@@ -78,14 +101,14 @@ impl Load<'_> {
             let seconds = began.elapsed().as_secs_f64();
             let cpu = server_cpu() - cpu;
             shared.stop.store(true, Ordering::Relaxed);
-            let mut latencies = join(threads);
-            latencies.sort_unstable();
+            let mut responses = join(threads);
+            responses.sort_unstable_by_key(|it| it.last_byte);
             Sustained {
                 seconds,
                 body_bytes: bytes,
                 requests,
                 cpu,
-                latencies,
+                responses,
             }
         })
     }
@@ -94,30 +117,35 @@ impl Load<'_> {
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
         shared: &'scope Shared,
-    ) -> Vec<thread::ScopedJoinHandle<'scope, Vec<Duration>>> {
+    ) -> Vec<thread::ScopedJoinHandle<'scope, Vec<Phases>>> {
         let share = |thread| (self.clients + thread) / self.threads;
         let threads = 0..self.threads;
         threads
-            .map(|thread| scope.spawn(move || self.work(shared, share(thread))))
+            .map(|thread| {
+                // Here, so that one that cannot connect is not waited for.
+                let clients = (0..share(thread)).map(|_| Client::connect(self, shared.pulls));
+                let clients = clients.collect();
+                scope.spawn(move || self.work(shared, clients))
+            })
             .collect()
     }
 
     /// One thread of clients; gives how long each response took.
-    fn work(&self, shared: &Shared, clients: usize) -> Vec<Duration> {
-        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", self.path, self.from);
+    fn work(&self, shared: &Shared, mut clients: Vec<Client>) -> Vec<Phases> {
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: {ACCEPTED}\r\n\r\n",
+            self.path, self.from
+        );
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let connected = (0..clients).map(|at| {
-            let client = Client::connect(self, shared.pulls);
+        for (at, client) in clients.iter().enumerate() {
             let data = epoll::EventData::new_u64(at as u64);
             epoll::add(&poll, &client.stream, data, epoll::EventFlags::IN).unwrap();
-            client
-        });
-        let mut clients: Vec<Client> = connected.collect();
+        }
         shared.ready.wait();
         for client in &mut clients {
             client.ask(&request);
         }
-        let mut latencies = Vec::new();
+        let mut responses = Vec::new();
         let mut events = Vec::with_capacity(clients.len());
         let mut taken = vec![0; TAKEN_BYTES];
         let mut busy = clients.len();
@@ -136,7 +164,7 @@ impl Load<'_> {
                 }
                 shared.requests.fetch_add(1, Ordering::Relaxed);
                 if shared.timed.load(Ordering::Relaxed) {
-                    latencies.push(client.asked.elapsed());
+                    responses.push(client.phases());
                 }
                 if client.finish(self) {
                     client.ask(&request);
@@ -145,7 +173,7 @@ impl Load<'_> {
                 }
             }
         }
-        latencies
+        responses
     }
 }
 
@@ -162,16 +190,29 @@ impl Sustained {
         self.requests as f64 / self.seconds
     }
 
-    /// Milliseconds within which this share of the responses was there.
+    /// Milliseconds within which this share of the responses was there; NaN if there was none.
     pub(crate) fn latency(&self, share: f64) -> f64 {
-        let last = self.latencies.len().saturating_sub(1) as f64;
+        let last = self.responses.len().saturating_sub(1) as f64;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a share of a length"
         )]
         let at = (last * share) as usize;
-        self.latencies[at].as_secs_f64() * 1000.0
+        let response = self.responses.get(at);
+        response.map_or(f64::NAN, |it| millis(it.last_byte))
+    }
+}
+
+impl Pulled {
+    pub(crate) fn seconds(&self) -> f64 {
+        self.wall.as_secs_f64()
+    }
+
+    /// Milliseconds until each client had its first byte.
+    pub(crate) fn first_byte_max(&self) -> f64 {
+        let first_bytes = self.responses.iter().map(|it| it.first_byte);
+        first_bytes.max().map_or(f64::NAN, millis)
     }
 }
 
@@ -181,6 +222,7 @@ struct Shared {
     ready: Barrier,
     /// Of each client; `None` until `stop`.
     pulls: Option<u64>,
+    /// Whether how long responses take is kept.
     timed: AtomicBool,
     stop: AtomicBool,
     body_bytes: AtomicU64,
@@ -192,7 +234,7 @@ impl Shared {
         Self {
             ready: Barrier::new(threads + 1),
             pulls,
-            timed: AtomicBool::new(false),
+            timed: AtomicBool::new(pulls.is_some()),
             stop: AtomicBool::new(false),
             body_bytes: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -208,14 +250,19 @@ struct Client {
     /// Of the body; `None` before the head is whole.
     left: Option<u64>,
     hasher: Option<Hasher>,
+    connect: Duration,
     asked: Instant,
+    /// From then on.
+    first_byte: Option<Duration>,
     /// How many are still to come; `None` is for ever.
     pulls: Option<u64>,
 }
 
 impl Client {
     fn connect(load: &Load<'_>, pulls: Option<u64>) -> Self {
+        let began = Instant::now();
         let mut stream = TcpStream::connect(load.from).unwrap();
+        let connect = began.elapsed();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
         Self {
@@ -224,13 +271,16 @@ impl Client {
             head: Vec::new(),
             left: None,
             hasher: None,
+            connect,
             asked: Instant::now(),
+            first_byte: None,
             pulls,
         }
     }
 
     fn ask(&mut self, request: &str) {
         self.asked = Instant::now();
+        self.first_byte = None;
         match &mut self.sealed {
             Some(sealed) => self.stream.write_all(&sealed.seal(request.as_bytes())),
             None => self.stream.write_all(request.as_bytes()),
@@ -259,6 +309,7 @@ impl Client {
     /// Takes what came in; gives how much of it is body.
     fn take(&mut self, mut bytes: &[u8], load: &Load<'_>) -> u64 {
         if self.left.is_none() {
+            self.first_byte.get_or_insert_with(|| self.asked.elapsed());
             let had = self.head.len();
             self.head
                 .extend_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]);
@@ -284,6 +335,16 @@ impl Client {
         len
     }
 
+    /// Of the response that has just come to its end.
+    fn phases(&self) -> Phases {
+        let last_byte = self.asked.elapsed();
+        Phases {
+            connect: self.connect,
+            first_byte: self.first_byte.unwrap_or(last_byte),
+            last_byte,
+        }
+    }
+
     /// Closes a response; tells whether another one is wanted.
     fn finish(&mut self, load: &Load<'_>) -> bool {
         let digest = self.hasher.take().map(Hasher::digest);
@@ -306,7 +367,7 @@ fn check_head(head: &[u8], load: &Load<'_>) -> u64 {
     load.length
 }
 
-fn join(threads: Vec<thread::ScopedJoinHandle<'_, Vec<Duration>>>) -> Vec<Duration> {
+fn join(threads: Vec<thread::ScopedJoinHandle<'_, Vec<Phases>>>) -> Vec<Phases> {
     let joined = threads.into_iter().flat_map(|it| it.join().unwrap());
     joined.collect()
 }
@@ -314,6 +375,13 @@ fn join(threads: Vec<thread::ScopedJoinHandle<'_, Vec<Duration>>>) -> Vec<Durati
 pub(crate) fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
+
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// As pullers have it; some registries serve no OCI manifest without.
+const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 
 /// What one read takes at most.
 const TAKEN_BYTES: usize = 1 << 20;

@@ -3,11 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::process::{Process, free_address};
+use super::process::{Process, command, free_address};
+use super::scratch::scratch;
 
 /// A running layerhold with an empty cache. Dropping it stops it and removes the cache.
 pub(crate) struct Server {
@@ -16,7 +16,7 @@ pub(crate) struct Server {
     /// Of metrics.
     pub(crate) admin: SocketAddr,
     // Held for its drop, after that of the process.
-    dir: Option<TempDir>,
+    pub(crate) dir: Option<TempDir>,
 }
 
 impl Server {
@@ -65,7 +65,7 @@ default = true
         let config = dir.join("layerhold.toml");
         fs::write(&config, document).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
-        let mut command = Command::new(binary);
+        let mut command = command(binary);
         command
             .arg("serve")
             .arg("--config")
@@ -83,9 +83,4 @@ default = true
             dir: None,
         }
     }
-}
-
-/// A directory on the disk that holds the build: `/tmp` may be memory.
-pub(crate) fn scratch() -> TempDir {
-    tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
 }

@@ -23,16 +23,20 @@ impl Summary {
     }
 }
 
-/// `median [min-max]`, with as many decimals as asked for (`{:.2}`), padded as one word.
+/// `median [min-max]`, or `-` where there is none, with as many decimals as asked for (`{:.2}`), padded as one word.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decimals = f.precision().unwrap_or(2);
-        let text = format!(
-            "{:.decimals$} [{:.decimals$}-{:.decimals$}]",
-            self.median(),
-            self.sorted[0],
-            self.max(),
-        );
+        let text = if self.median().is_nan() {
+            "-".to_owned()
+        } else {
+            format!(
+                "{:.decimals$} [{:.decimals$}-{:.decimals$}]",
+                self.median(),
+                self.sorted[0],
+                self.max(),
+            )
+        };
         write!(f, "{text:<width$}", width = f.width().unwrap_or(0))
     }
 }

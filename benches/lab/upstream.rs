@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -22,6 +23,8 @@ pub(crate) struct Upstream {
 struct Shelf {
     /// By path.
     content: Mutex<HashMap<String, Content>>,
+    /// Bytes a second of a connection; as fast as it goes if there is none.
+    rate: Option<f64>,
     sent: AtomicU64,
 }
 
@@ -33,9 +36,21 @@ enum Content {
 
 impl Upstream {
     pub(crate) fn start() -> Self {
+        Self::start_on(Shelf::default())
+    }
+
+    /// The same at the end of a link that takes so many bytes a second, for one connection at a time.
+    pub(crate) fn behind_link(rate: f64) -> Self {
+        Self::start_on(Shelf {
+            rate: Some(rate),
+            ..Shelf::default()
+        })
+    }
+
+    fn start_on(shelf: Shelf) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let shelf = Arc::new(Shelf::default());
+        let shelf = Arc::new(shelf);
         let accepting = Arc::clone(&shelf);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -80,10 +95,22 @@ impl Shelf {
         stream.set_nodelay(true)?;
         let mut requests = BufReader::new(stream);
         while let Some((method, path)) = next_request(&mut requests)? {
+            if path == "/v2/" {
+                Self::greet(stream)?;
+                continue;
+            }
             let content = self.content.lock().get(&path).cloned();
             self.answer(stream, content, method == "HEAD")?;
         }
         Ok(())
+    }
+
+    /// That it is a registry, which wants no login.
+    fn greet(mut stream: &TcpStream) -> io::Result<()> {
+        stream.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\
+              Docker-Distribution-Api-Version: registry/2.0\r\n\r\n{}",
+        )
     }
 
     fn answer(
@@ -104,7 +131,12 @@ impl Shelf {
              Docker-Content-Digest: {digest}\r\n\r\n"
         );
         stream.write_all(answer.as_bytes())?;
-        let mut body = Counted(stream, &self.sent);
+        let mut body = Sent {
+            stream,
+            shelf: self,
+            began: Instant::now(),
+            bytes: 0,
+        };
         match content.filter(|_| !head) {
             Some(Content::Blob(blob)) => blob.write_to(&mut body),
             Some(Content::Manifest(bytes, _)) => body.write_all(&bytes),
@@ -113,12 +145,26 @@ impl Shelf {
     }
 }
 
-struct Counted<'a>(&'a TcpStream, &'a AtomicU64);
+/// A body on its way, counted, and held back where the link is slow.
+struct Sent<'a> {
+    stream: &'a TcpStream,
+    shelf: &'a Shelf,
+    began: Instant,
+    bytes: u64,
+}
 
-impl Write for Counted<'_> {
+impl Write for Sent<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.0.write(bytes)?;
-        self.1.fetch_add(written as u64, Ordering::Relaxed);
+        let Some(rate) = self.shelf.rate else {
+            let written = self.stream.write(bytes)?;
+            self.shelf.sent.fetch_add(written as u64, Ordering::Relaxed);
+            return Ok(written);
+        };
+        let written = self.stream.write(&bytes[..bytes.len().min(PACED_BYTES)])?;
+        self.shelf.sent.fetch_add(written as u64, Ordering::Relaxed);
+        self.bytes += written as u64;
+        let due = Duration::from_secs_f64(self.bytes as f64 / rate);
+        thread::sleep(due.saturating_sub(self.began.elapsed()));
         Ok(written)
     }
 
@@ -155,6 +201,9 @@ pub(crate) fn next_request(from: &mut impl BufRead) -> io::Result<Option<(String
     let mut words = first.split(' ').map(str::to_owned);
     Ok(words.next().zip(words.next()))
 }
+
+/// What goes through a slow link at once.
+const PACED_BYTES: usize = 64 << 10;
 
 const REPOSITORY: &str = "bench/image";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

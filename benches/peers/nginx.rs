@@ -3,9 +3,9 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::lab::process::{Process, free_address};
+use crate::lab::process::{Process, command, free_address, version};
 
 /// A running nginx with two workers.
 pub(crate) struct Nginx {
@@ -21,17 +21,11 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Serves the files of `dir`; `None` where nginx is not installed. Its own files go to `dir` too.
     pub(crate) fn start(dir: &Path) -> Option<Self> {
-        let version = Command::new("nginx")
-            .arg("-v")
-            .stderr(Stdio::null())
-            .status();
-        if !version.is_ok_and(|it| it.success()) {
-            return None;
-        }
+        version("nginx", "-v")?;
         let [stock, bounded, secure] = [(); 3].map(|()| free_address());
         let config = dir.join("nginx.conf");
         fs::write(&config, document(dir, [stock, bounded, secure])).unwrap();
-        let mut command = Command::new("nginx");
+        let mut command = command("nginx");
         command.arg("-p").arg(dir).arg("-c").arg(&config);
         // Without root it complains of `user`, and before it has read the file of its usual log.
         command.stderr(Stdio::null());
