@@ -1,6 +1,6 @@
 //! The real binary on real file systems that are full, read-only or damaged.
 //!
-//! Needs root, to mount, and `e2fsprogs`; so it is run by name, best where no mount can stay behind:
+//! Needs root, to mount, and `e2fsprogs` and `bindfs`; so it is run by name, best where no mount can stay behind:
 //!
 //! ```text
 //! unshare --mount cargo test --test disk
@@ -12,6 +12,7 @@
 //! does so when it finds an error; permissions do not bind root, and are not tried.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
 
+mod hang;
 mod volume;
 
 #[path = "../it/harness/mod.rs"]

@@ -15,8 +15,8 @@ use crate::harness::{KIB, MIB, lose};
 pub(crate) struct Volume {
     at: PathBuf,
     is_mounted: bool,
-    /// The image of what is no tmpfs, and where it lies.
-    image: Option<(PathBuf, TempDir)>,
+    /// The image of what is no tmpfs, and where it lies if that is its own.
+    image: Option<(PathBuf, Option<TempDir>)>,
 }
 
 /// What leaves no room in a file system for as long as it is there.
@@ -46,29 +46,27 @@ impl Volume {
 
     /// An ext4 of some MiB, which becomes read-only when the kernel finds an error in it.
     pub(crate) fn ext4(at: &Path, mib: usize) -> Self {
-        assert!(geteuid().is_root(), "only root may mount");
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&image)
-            .unwrap();
-        file.set_len((mib * MIB) as u64).unwrap();
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-m", "0"])
-            .arg(&image));
-        Self::of_image(at, image, dir, "remount-ro")
+        format(&image, mib);
+        Self::of_image(at, (image, Some(dir)), "remount-ro")
     }
 
-    fn of_image(at: &Path, image: PathBuf, dir: TempDir, errors: &str) -> Self {
+    /// An ext4 of some MiB in a file that is to be made. Reading from it changes nothing in it.
+    pub(crate) fn ext4_in(at: &Path, image: &Path, mib: usize) -> Self {
+        format(image, mib);
+        Self::of_image(at, (image.to_owned(), None), "remount-ro,noatime")
+    }
+
+    fn of_image(at: &Path, image: (PathBuf, Option<TempDir>), errors: &str) -> Self {
+        assert!(geteuid().is_root(), "only root may mount");
         run(Command::new("mount")
             .args(["-o", &format!("loop,errors={errors}")])
-            .args([&image, at]));
+            .args([&image.0, at]));
         Self {
             at: at.to_owned(),
             is_mounted: true,
-            image: Some((image, dir)),
+            image: Some(image),
         }
     }
 
@@ -133,7 +131,7 @@ impl Volume {
         run(Command::new("umount").arg(&at));
         self.is_mounted = false;
         change(&image);
-        Self::of_image(&at, image, dir, errors)
+        Self::of_image(&at, (image, dir), errors)
     }
 }
 
@@ -173,6 +171,14 @@ impl Drop for Ballast {
     fn drop(&mut self) {
         self.files.iter().for_each(|file| lose(file));
     }
+}
+
+/// Makes an image of an ext4.
+fn format(image: &Path, mib: usize) {
+    let mut file = OpenOptions::new();
+    let file = file.write(true).create_new(true).open(image).unwrap();
+    file.set_len((mib * MIB) as u64).unwrap();
+    run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(image));
 }
 
 fn run(command: &mut Command) {
