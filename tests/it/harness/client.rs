@@ -403,6 +403,12 @@ impl Answer {
         (whole, self.connection)
     }
 
+    /// The connection, for the next answer. Fails the test unless this one was read to its end.
+    pub(crate) fn into_connection(self) -> Connection {
+        assert_eq!(self.framing, Framing::Over, "{:?}", self.head);
+        self.connection
+    }
+
     /// Reads everything and fails the test unless it is `blob`, whole. Holds only a piece at a time.
     pub(crate) async fn is(self, blob: &Blob) -> Head {
         self.continues(blob, 0).await
