@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -277,8 +277,8 @@ async fn read_file<F: Send + Sync + 'static>(
     let part = buffer.get_mut(..len).unwrap_or_default();
     match read_cached(file(&owner), part, offset) {
         Ok(read) if read > 0 => return Ok(buffers.wrap(buffer, read)),
-        // The end, a page that is not in memory, or a file system that cannot tell: ask again, patiently.
-        Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => {}
+        // The end, or a page that is not in memory: ask again, patiently.
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
     let read = tokio::task::spawn_blocking(move || {
@@ -290,11 +290,20 @@ async fn read_file<F: Send + Sync + 'static>(
     Ok(buffers.wrap(buffer, read))
 }
 
+/// Reads what is in memory. Where nobody can tell what is, nothing is: the file system may not know how (`EOPNOTSUPP`), nor
+/// an old kernel (`ENOSYS`, `EINVAL`), and a sandbox may forbid to ask (`EPERM`).
 fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    rustix::io::preadv2(
-        file,
-        &mut [IoSliceMut::new(buffer)],
-        offset,
-        ReadWriteFlags::NOWAIT,
-    )
+    let slices = &mut [IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT) {
+        Err(error @ (Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM)) => {
+            REFUSED.call_once(|| {
+                warn!(error = %error, "a file cannot be read without waiting, reading it on other threads");
+            });
+            Err(Errno::AGAIN)
+        }
+        read => read,
+    }
 }
+
+/// Reading without waiting was refused, and the log says so.
+static REFUSED: Once = Once::new();

@@ -26,6 +26,7 @@
 mod cold;
 mod streams;
 mod trouble;
+mod fallback;
 mod memory;
 mod far;
 mod client;
