@@ -113,6 +113,15 @@ impl Faults {
         self.script.as_ref().map_or(0, |it| it.lock().struck)
     }
 
+    /// Whether the next call may fail. None is counted.
+    pub(super) fn may_fail(&self, operation: Operation, area: Area) -> bool {
+        self.script.as_ref().is_some_and(|script| {
+            let rules = &script.lock().rules;
+            let is_of = |rule: &Rule| rule.operation == operation && rule.area == area;
+            rules.iter().any(|rule| is_of(rule) && rule.take > 0)
+        })
+    }
+
     fn add(&self, rule: Rule) {
         if let Some(script) = &self.script {
             script.lock().rules.push(rule);

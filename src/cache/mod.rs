@@ -57,7 +57,7 @@ pub use lru::Lru;
 pub use metrics::Metrics;
 pub use order::{Order, Place};
 pub use purges::{Moment, Purge, PurgeError, Purged, Purges, UnderWay};
-pub use reader::{Blob, Buffers, Content, READ_BYTES, ReadError};
+pub use reader::{Blob, Buffers, Content, FilePart, READ_BYTES, ReadError};
 pub use repositories::{Grant, Granted, TagRecord, fuzz_grants, fuzz_tag_record};
 pub use staging::turns_max;
 pub use store::{Cache, Joined};

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Once};
 
@@ -34,6 +35,16 @@ pub enum Content {
     Follower(Follower, Buffers),
     /// Here, so many bytes of it, and not to be read now.
     Unreadable(u64),
+}
+
+/// Bytes of content that are in a file, for whoever can send them from there without reading them.
+#[derive(Debug)]
+pub struct FilePart {
+    file: Arc<File>,
+    /// Where they begin in it.
+    pub offset: u64,
+    /// How many there are, at least one.
+    pub len: u64,
 }
 
 /// Why content could not be read to its end.
@@ -174,6 +185,21 @@ impl Content {
         }
     }
 
+    /// The file that has the bytes at `offset`, at most `max` of them; `None` when they are not in a file, or not to be had
+    /// from it: then reading them says what to do.
+    pub fn file_at(&self, offset: u64, max: u64) -> Option<FilePart> {
+        let Self::Blob(blob) = self else {
+            return None;
+        };
+        let len = blob.size().saturating_sub(offset).min(max);
+        let may_fail = blob.buffers.may_fail(Area::Blobs);
+        (len > 0 && !may_fail).then(|| FilePart {
+            file: Arc::clone(&blob.file.file),
+            offset,
+            len,
+        })
+    }
+
     /// Reads everything, when it is at most `max` bytes.
     ///
     /// # Errors
@@ -188,6 +214,30 @@ impl Content {
             whole.extend_from_slice(&bytes);
         }
         Ok(whole.into())
+    }
+}
+
+impl FilePart {
+    /// How many of the first `max` bytes can be had without waiting for the disk. Told from one look in every `LOOK_BYTES`, so
+    /// that it is a guess, but one for which a disk has seldom to be waited for.
+    pub fn cached(&self, max: u64) -> u64 {
+        let end = self.offset + self.len.min(max);
+        let is_cached = |at| read_cached(&self.file, &mut [0], at) == Ok(1);
+        let (mut cached_to, mut look) = (self.offset, self.offset);
+        while look < end && is_cached(look) {
+            if look + 1 == end {
+                return end - self.offset;
+            }
+            cached_to = look;
+            look = (look + LOOK_BYTES).min(end - 1);
+        }
+        cached_to - self.offset
+    }
+}
+
+impl AsFd for FilePart {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -213,6 +263,10 @@ impl Buffers {
             self.shared.metrics.disk_failed("read");
             warn!(error = %error, "cached content could not be read");
         })
+    }
+
+    fn may_fail(&self, area: Area) -> bool {
+        self.shared.faults.may_fail(Operation::Read, area)
     }
 
     fn lend(&self) -> Vec<u8> {
@@ -250,6 +304,8 @@ impl Drop for Lent {
 /// Bytes of one file read. Two of these wait in a connection at most, which bounds the memory of a slow client.
 pub const READ_BYTES: usize = 128 << 10;
 const IDLE_BUFFERS_MAX: usize = 64;
+/// How far apart the bytes are that are looked at to see what the page cache has.
+const LOOK_BYTES: u64 = 256 << 10;
 
 /// What is to be read of which file.
 struct Part<F> {

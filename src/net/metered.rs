@@ -4,12 +4,13 @@
 //! large frame that may be long after. So the end travels with the last frame, and whether that frame went out or was
 //! thrown away is told by the bytes that the connection sent.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 
 /// How a body ended.
@@ -49,10 +50,11 @@ struct Report<F: FnOnce(End, u64)> {
     is_whole: bool,
 }
 
-/// The last frame, with the report on its back.
-struct LastFrame<F: FnOnce(End, u64)> {
-    bytes: Bytes,
-    _report: Report<F>,
+/// A frame's bytes. The last ones have the report on their back, and make it when they are let go.
+#[derive(Debug)]
+pub struct Carried<D, F: FnOnce(End, u64)> {
+    data: D,
+    _report: Option<Report<F>>,
 }
 
 impl Sent {
@@ -66,7 +68,7 @@ impl Sent {
     }
 }
 
-impl<B: Body<Data = Bytes>, F: FnOnce(End, u64)> Metered<B, F> {
+impl<B: Body, F: FnOnce(End, u64)> Metered<B, F> {
     /// Wraps a body that goes out on the connection that `sent` counts.
     pub fn new(body: B, sent: Sent, on_end: F) -> Self {
         let report = Report {
@@ -88,16 +90,16 @@ impl<B: Body<Data = Bytes>, F: FnOnce(End, u64)> Metered<B, F> {
 
 impl<B, F> Body for Metered<B, F>
 where
-    B: Body<Data = Bytes> + Unpin,
-    F: FnOnce(End, u64) + Send + Unpin + 'static,
+    B: Body + Unpin,
+    F: FnOnce(End, u64) + Unpin,
 {
-    type Data = Bytes;
+    type Data = Carried<B::Data, F>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.get_mut();
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
@@ -117,24 +119,19 @@ where
                 return Poll::Ready(None);
             }
         };
-        let bytes = match frame.into_data() {
-            Ok(bytes) => bytes,
-            Err(other) => return Poll::Ready(Some(Ok(other))),
-        };
-        if let Some(report) = &mut this.report {
-            report.handed_over += bytes.len() as u64;
+        if let (Some(report), Some(data)) = (&mut this.report, frame.data_ref()) {
+            report.handed_over += data.remaining() as u64;
         }
-        let bytes = match this.report.take_if(|_| this.body.is_end_stream()) {
-            Some(mut report) => {
-                report.is_whole = true;
-                Bytes::from_owner(LastFrame {
-                    bytes,
-                    _report: report,
-                })
-            }
-            None => bytes,
-        };
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        let (is_data, is_last) = (frame.is_data(), this.body.is_end_stream());
+        let mut report = this.report.take_if(|_| is_data && is_last);
+        if let Some(report) = &mut report {
+            report.is_whole = true;
+        }
+        let frame = frame.map_data(|data| Carried {
+            data,
+            _report: report,
+        });
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -171,14 +168,27 @@ impl<F: FnOnce(End, u64)> Drop for Report<F> {
     }
 }
 
-impl<F: FnOnce(End, u64)> AsRef<[u8]> for LastFrame<F> {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+impl<D: Buf, F: FnOnce(End, u64)> Buf for Carried<D, F> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.data.advance(bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http_body_util::{BodyExt, Empty, Full, StreamBody};
     use parking_lot::Mutex;
 
@@ -195,7 +205,7 @@ mod tests {
     #[test]
     fn an_empty_body_ends_at_once() {
         let (told, on_end) = told();
-        let _body = Metered::new(Empty::new(), Sent::default(), on_end);
+        let _body = Metered::new(Empty::<Bytes>::new(), Sent::default(), on_end);
         assert_eq!(*told.lock(), [(End::Complete, 0)]);
     }
 

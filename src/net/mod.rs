@@ -29,7 +29,7 @@ pub use framing::{InvalidFraming, LineEnds, check_framing};
 pub use host::{InvalidHost, requested_host};
 pub use identity::{IDENTITY_BYTES_MAX, Identity, Means, is_identity};
 pub use json::from_json_object;
-pub use metered::{End, Metered, Sent};
+pub use metered::{Carried, End, Metered, Sent};
 pub use networks::{InvalidNetwork, Network, Networks, fuzz_network, unmapped_address};
 pub use pause::next_pause;
 pub use proxy_protocol::{InvalidProxyHeader, ProxyHeader, ProxySource, fuzz_proxy_header};

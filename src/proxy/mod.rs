@@ -30,6 +30,7 @@ mod metrics;
 mod config;
 mod policy;
 
+pub use crate::cache::FilePart;
 pub use answer::{Answer, Asked, Body, Caller, Content, Listing, Method, Outcome, Pull};
 pub use config::{Access, Config, Freshness, TagRule, UpstreamConfig};
 pub use error::{Error, RequestFault, StreamError, Subject};

@@ -200,6 +200,22 @@ impl BlobStream {
         Ok(bytes)
     }
 
+    /// The file that the next bytes are in, as many of them as are wanted in a row; `None` when they come another way, or it
+    /// takes [`BlobStream::next`] to find out.
+    pub fn file(&self) -> Option<cache::FilePart> {
+        match &self.from {
+            From::Cache(content) if self.first.is_none() => {
+                content.file_at(self.position, self.left())
+            }
+            From::Cache(_) | From::Bypass(_) | From::Around(_) => None,
+        }
+    }
+
+    /// Passes over the next bytes, which went out from [`BlobStream::file`].
+    pub fn skip(&mut self, bytes: u64) {
+        self.position += bytes;
+    }
+
     /// What may come beside a fill.
     fn wanted(&self) -> Option<Wanted> {
         let (From::Cache(content), Some(_)) = (&self.from, &self.ahead) else {

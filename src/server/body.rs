@@ -8,28 +8,20 @@ use futures_util::stream::unfold;
 use futures_util::{Stream, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::proxy::{BlobStream, StreamError};
+use super::sendfile::{BodyError, FileBody, FileQueue};
+use crate::proxy::BlobStream;
 
 /// The body of a response. It knows exactly when it is at its end, where its length is known.
 pub(super) enum ResponseBody {
     /// Up to one frame.
     Memory(Option<Bytes>),
+    /// A blob or a part of one, of which nobody has asked for anything yet.
+    Blob(Box<BlobStream>, Option<u64>),
     /// Frames as they come, and how many bytes are left, when that is known.
     Stream(Frames, Option<u64>),
 }
 
 type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
-
-/// Why a body ends short of its length.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
-    /// Its source failed.
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    /// Its source ended before it should.
-    #[error("the content ended {left} bytes short of its length")]
-    Short { left: u64 },
-}
 
 impl ResponseBody {
     pub(super) fn empty() -> Self {
@@ -42,6 +34,23 @@ impl ResponseBody {
 
     /// A stream of a known or an unknown length.
     pub(super) fn stream(stream: BlobStream, length: Option<u64>) -> Self {
+        Self::Blob(Box::new(stream), length)
+    }
+
+    /// The same as something that goes from its file to the socket by itself, behind these files; back as it is where it
+    /// cannot, or a copy costs less.
+    pub(super) fn in_file(self, files: &FileQueue) -> Result<FileBody, Self> {
+        match self {
+            Self::Blob(stream, Some(length))
+                if length >= LARGE_BYTES && stream.file().is_some_and(|it| it.len == length) =>
+            {
+                Ok(FileBody::new(stream, length, files.clone()))
+            }
+            other @ (Self::Memory(_) | Self::Blob(..) | Self::Stream(..)) => Err(other),
+        }
+    }
+
+    fn read(stream: Box<BlobStream>, length: Option<u64>) -> Self {
         let frames = unfold(Some(stream), |stream| async {
             let mut stream = stream?;
             match stream.next().await {
@@ -83,7 +92,14 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        if let Self::Blob(..) = this
+            && let Self::Blob(stream, length) = std::mem::replace(this, Self::empty())
+        {
+            *this = Self::read(stream, length);
+        }
+        match this {
+            Self::Blob(..) => Poll::Ready(None),
             Self::Memory(bytes) => Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it)))),
             Self::Stream(_, Some(0)) => Poll::Ready(None),
             Self::Stream(frames, left) => {
@@ -104,7 +120,10 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Memory(None) | Self::Stream(_, Some(0)))
+        matches!(
+            self,
+            Self::Memory(None) | Self::Blob(_, Some(0)) | Self::Stream(_, Some(0))
+        )
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -112,11 +131,11 @@ impl Body for ResponseBody {
             Self::Memory(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
-            Self::Stream(_, Some(left)) => SizeHint::with_exact(*left),
-            Self::Stream(_, None) => SizeHint::default(),
+            Self::Blob(_, Some(left)) | Self::Stream(_, Some(left)) => SizeHint::with_exact(*left),
+            Self::Blob(_, None) | Self::Stream(_, None) => SizeHint::default(),
         }
     }
 }
 
-/// From this length on a body is large.
+/// From this length on a body is large, and goes from its file to the socket if it can: below it, a copy costs less.
 const LARGE_BYTES: u64 = 1 << 20;

@@ -13,13 +13,14 @@ use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::handshake::Wire;
 use super::metrics::Metrics;
 use super::send_buffer::SendBuffer;
+use super::sendfile::{Attempt, By, FileQueue, FileSender, First, Mark};
 use crate::net::{LineEnds, Sent};
 
 /// A TCP connection whose writes are counted and bounded in time.
@@ -30,8 +31,8 @@ pub(super) struct Connection {
     /// Whether what passes is what is said; else that is looked at where it is not encrypted.
     is_plain: bool,
     write_idle_timeout: Duration,
-    /// Runs while a write waits for the client.
-    waiting: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
+    sender: FileSender,
     /// Runs from our end on, while the client's is waited for.
     parting: Option<Pin<Box<Sleep>>>,
     line_ends: LineEnds,
@@ -39,10 +40,46 @@ pub(super) struct Connection {
     metrics: Metrics,
 }
 
+/// How long a client may take nothing.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Since when it has taken nothing, while a write waits for it.
+    waiting_since: Option<Instant>,
+    /// One for all waits of the connection, since a quick client makes us wait for moments, and often.
+    limit: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Waits until the client has taken nothing for so long. From then on its time begins anew.
+    fn poll_over(&mut self, cx: &mut Context<'_>, allowed: Duration) -> Poll<()> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let deadline = since + allowed;
+        let limit = self
+            .limit
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            std::task::ready!(limit.as_mut().poll(cx));
+            // It ran since an earlier wait, perhaps.
+            if limit.deadline() >= deadline {
+                self.waiting_since = None;
+                return Poll::Ready(());
+            }
+            limit.as_mut().reset(deadline);
+        }
+    }
+
+    /// The client took something, or is not to blame.
+    fn renew(&mut self) {
+        self.waiting_since = None;
+    }
+}
+
 /// What a request knows of its connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConnectionHandle {
     pub(super) sent: Sent,
+    /// The files that this connection has still to send; `None` where it cannot send any by themselves.
+    files: Option<FileQueue>,
     broken: Arc<AtomicBool>,
     /// Whether bytes have come since the last head was whole.
     within_head: Arc<AtomicBool>,
@@ -67,6 +104,11 @@ impl ConnectionHandle {
             expects_much: Arc::clone(&self.expects_much),
             ..Self::default()
         }
+    }
+
+    /// Where files are queued that go out by themselves.
+    pub(super) fn files(&self) -> Option<&FileQueue> {
+        self.files.as_ref()
     }
 
     /// Whether others share the connection.
@@ -137,13 +179,17 @@ impl Connection {
     pub(super) fn new(tcp: TcpStream, write_idle_timeout: Duration, metrics: Metrics) -> Self {
         metrics.connected();
         prepare(&tcp);
-        let handle = ConnectionHandle::default();
+        let handle = ConnectionHandle {
+            files: Some(FileQueue::default()),
+            ..ConnectionHandle::default()
+        };
         Self {
             tcp,
             handle,
             is_plain: true,
             write_idle_timeout,
-            waiting: None,
+            patience: Patience::default(),
+            sender: FileSender::default(),
             parting: None,
             line_ends: LineEnds::default(),
             buffer: SendBuffer::default(),
@@ -155,9 +201,10 @@ impl Connection {
         self.handle.clone()
     }
 
-    /// What comes from now on is encrypted.
+    /// What comes from now on is encrypted. To be called before anybody has a handle.
     pub(super) fn will_be_encrypted(&mut self) {
         self.is_plain = false;
+        self.handle.files = None;
     }
 
     /// What was read so far was no part of a request.
@@ -176,6 +223,16 @@ impl Connection {
         self.buffer.see_to(&self.tcp);
     }
 
+    /// What comes first of what is to be written.
+    fn first(&mut self, slices: &[IoSlice<'_>]) -> io::Result<First> {
+        self.see_to_buffer();
+        let Some(files) = &self.handle.files else {
+            return Ok(First::Memory(None));
+        };
+        files.check().inspect_err(|_| self.handle.break_off())?;
+        Ok(files.first(slices))
+    }
+
     /// Counts what was written; while nothing is, the client's time runs.
     fn written(
         &mut self,
@@ -186,23 +243,63 @@ impl Connection {
         let written = match written {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                let patience = self.write_idle_timeout;
-                let waiting = self
-                    .waiting
-                    .get_or_insert_with(|| Box::pin(sleep(patience)));
-                std::task::ready!(waiting.as_mut().poll(cx));
-                waiting.as_mut().reset(Instant::now() + patience);
+                let allowed = self.write_idle_timeout;
+                std::task::ready!(self.patience.poll_over(cx, allowed));
                 self.write_at_last(bytes)
             }
         };
-        self.waiting = None;
         if let Ok(bytes) = &written {
-            self.buffer.wrote(*bytes);
-            if self.is_plain {
-                self.handle.sent.add(*bytes);
-            }
+            self.count(*bytes);
         }
         Poll::Ready(written)
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.patience.renew();
+        self.buffer.wrote(bytes);
+        if self.is_plain {
+            self.handle.sent.add(bytes);
+        }
+    }
+
+    /// Sends some of a file; while nothing goes, the client's time runs.
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: (Mark, usize),
+    ) -> Poll<io::Result<usize>> {
+        let Some(files) = &self.handle.files else {
+            return Poll::Ready(Ok(0));
+        };
+        let mut attempt = self.sender.poll_send(&self.tcp, cx, files, bytes);
+        if matches!(attempt, Attempt::Full) {
+            let allowed = self.write_idle_timeout;
+            std::task::ready!(self.patience.poll_over(cx, allowed));
+            attempt = self.sender.send_at_last(&self.tcp, cx, bytes.1);
+        }
+        match attempt {
+            Attempt::Sent(bytes, by) => {
+                if by == By::Kernel {
+                    self.metrics.sent_from_file(bytes as u64);
+                }
+                self.count(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Attempt::Full => {
+                self.handle.break_off();
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Attempt::Busy => {
+                self.patience.renew();
+                Poll::Pending
+            }
+            Attempt::Lost(error) => Poll::Ready(Err(error)),
+            Attempt::Failed(error) => {
+                // Before the end is told: this end closes the connection.
+                self.handle.break_off();
+                Poll::Ready(Err(io::Error::other(error)))
+            }
+        }
     }
 
     /// Hears out a client that was told that nothing more comes, for as long as it may take nothing.
@@ -268,7 +365,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.see_to_buffer();
+        if let First::File(mark, len) = self.first(&[IoSlice::new(bytes)])? {
+            return self.poll_send_file(cx, (mark, len));
+        }
         let written = Pin::new(&mut self.tcp).poll_write(cx, bytes);
         self.written(cx, written, bytes)
     }
@@ -278,8 +377,15 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.see_to_buffer();
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, slices);
+        let written = match self.first(slices)? {
+            First::File(mark, len) => return self.poll_send_file(cx, (mark, len)),
+            First::Memory(Some(before)) => {
+                let memory = slices.get(..before).unwrap_or_default();
+                let Self { tcp, sender, .. } = &mut *self;
+                sender.poll_send_more(tcp, cx, memory)
+            }
+            First::Memory(None) => Pin::new(&mut self.tcp).poll_write_vectored(cx, slices),
+        };
         let first = slices.iter().find(|it| !it.is_empty());
         self.written(cx, written, first.map_or(&[], |it| it))
     }
@@ -344,6 +450,10 @@ impl SecureConnection {
             tls,
             line_ends: LineEnds::default(),
         }
+    }
+
+    pub(super) fn handle(&self) -> ConnectionHandle {
+        self.handle.clone()
     }
 
     fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::port::TlsPort;
@@ -17,6 +17,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     first_byte: HistogramVec,
     bytes: IntCounterVec,
+    from_files: IntCounter,
     responses: IntCounterVec,
     connections: IntGauge,
     connections_limit: IntGauge,
@@ -140,6 +141,10 @@ impl Metrics {
                 ),
                 &["upstream", "endpoint", "outcome"],
             )?,
+            from_files: IntCounter::new(
+                "layerhold_response_sendfile_bytes_total",
+                "Body bytes that the kernel sent from files",
+            )?,
             responses: by_label(
                 registry,
                 "layerhold_responses_total",
@@ -184,6 +189,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
+        registry.register(Box::new(metrics.from_files.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_limit.clone()))?;
@@ -266,6 +272,10 @@ impl Metrics {
             let labels = [port.label(), end.label()];
             self.tls.handshakes.with_label_values(&labels);
         }
+    }
+
+    pub(super) fn sent_from_file(&self, bytes: u64) {
+        self.from_files.inc_by(bytes);
     }
 
     pub(super) fn connected(&self) {

@@ -25,6 +25,7 @@ mod access;
 mod peers;
 mod sources;
 mod connection;
+mod sendfile;
 mod send_buffer;
 mod handshake;
 mod tls;

@@ -18,7 +18,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 
-use super::body::{BodyError, ResponseBody};
+use super::body::ResponseBody;
+use super::sendfile::BodyError;
 use crate::net::ContentRange;
 use crate::proxy::BlobStream;
 

@@ -59,8 +59,8 @@ impl Connections {
         let Some(seat) = self.seat(peer.address) else {
             return;
         };
-        let handle = connection.handle();
         let Some(tls) = &self.tls else {
+            let handle = connection.handle();
             return self.serve_http1(connection, handle, &seat, peer).await;
         };
         connection.will_be_encrypted();
@@ -75,6 +75,7 @@ impl Connections {
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
         let connection = SecureConnection::new(stream);
+        let handle = connection.handle();
         if is_http2 {
             self.serve_http2(connection, handle, &seat, peer).await;
         } else {

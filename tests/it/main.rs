@@ -48,6 +48,7 @@ mod drain;
 mod reload;
 mod notify;
 mod limits;
+mod zero_copy;
 mod peers;
 mod sources;
 mod metrics;

@@ -1,0 +1,246 @@
+//! Large hits go from their file to the socket by themselves, and nobody can tell but by the clock.
+
+use std::fs::{File, OpenOptions};
+
+use futures_util::future::join_all;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rustix::fs::{Advice, fadvise};
+
+use crate::harness::{
+    APP, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair,
+};
+
+/// What the kernel sent from files.
+const BY_KERNEL: &str = "layerhold_response_sendfile_bytes_total";
+
+/// A proxy that has a blob of this length.
+async fn warm(len: usize) -> (FakeRegistry, TestProxy, Blob) {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(len);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+    (upstream, proxy, blob)
+}
+
+/// Shortens a file behind the proxy's back.
+fn shorten(proxy: &TestProxy, blob: &Blob, len: usize) {
+    let file = proxy.published(blob.digest());
+    let file = OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(len as u64).unwrap();
+}
+
+/// A part of a blob that begins anywhere and has any order of magnitude.
+fn any_part(random: &mut SmallRng, blob: &Blob) -> (usize, usize) {
+    let longest = 1 << random.random_range(0..24);
+    let start = random.random_range(0..blob.len());
+    let len = random.random_range(1..=longest);
+    (start, blob.len().min(start + len))
+}
+
+#[tokio::test]
+async fn the_kernel_sends_a_large_hit() {
+    let (_upstream, proxy, blob) = warm(8 * MIB + 123).await;
+    let before = proxy.metric(BY_KERNEL, &[]).await;
+    proxy.pull_blob(APP, &blob).await;
+    // Now and then the page cache says that it lacks what it has.
+    let most = before + 6.0 * 1024.0 * 1024.0;
+    proxy.wait_for_metric(BY_KERNEL, &[], |it| it >= most).await;
+}
+
+#[tokio::test]
+async fn small_hits_and_what_is_still_arriving_are_not_affected() {
+    let (upstream, proxy, _) = warm(MIB - 1).await;
+    let large = Blob::random(3 * MIB);
+    upstream.serve_blob(APP, &large);
+    let head = proxy.pull_blob(APP, &large).await;
+    assert_eq!(head.cache_status(), "layerhold; fwd=miss; stored");
+    proxy.wait_for_fills("published", 2.0).await;
+    let part = proxy.blob(APP, large.digest()).range("bytes=7-1000006");
+    part.whole().await.is(206, &large.bytes()[7..1_000_007]);
+    assert_eq!(proxy.metric(BY_KERNEL, &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn every_byte_of_any_part_is_right_for_many_clients_at_once() {
+    let (_upstream, proxy, blob) = warm(20 * MIB + 77).await;
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let client = async |n: u64| {
+        let mut random = SmallRng::seed_from_u64(seed + n);
+        let mut connection = Connection::open(proxy.registry).await;
+        for _ in 0..24 {
+            let (start, end) = any_part(&mut random, &blob);
+            let request = proxy.blob(APP, blob.digest());
+            let request = request.range(&format!("bytes={start}-{}", end - 1));
+            let mut answer = request.send_on(connection).await;
+            if random.random_ratio(1, 8) {
+                // Leaves in the middle.
+                answer.piece().await.unwrap();
+                connection = Connection::open(proxy.registry).await;
+                continue;
+            }
+            let (whole, back) = answer.whole_and_connection().await;
+            whole.is(206, &blob.bytes()[start..end]);
+            connection = back;
+        }
+    };
+    join_all((0..8).map(client)).await;
+    assert!(proxy.metric(BY_KERNEL, &[]).await > 0.0);
+    // Nobody is left behind.
+    proxy
+        .wait_for_metric("layerhold_connections", &[], |it| it == 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn requests_behind_each_other_are_answered_in_order() {
+    let (_upstream, proxy, blob) = warm(6 * MIB + 5).await;
+    let target = format!("/v2/{APP}/blobs/{}", blob.digest());
+    let parts = [
+        (0, 5 * MIB),
+        (17, 18),
+        (MIB, 3 * MIB),
+        (5, 6 * MIB),
+        (99, 5000),
+        (0, 6 * MIB + 5),
+    ];
+    let mut text = String::new();
+    for (start, end) in parts {
+        let last = end - 1;
+        text += &format!("GET {target} HTTP/1.1\r\nHost: x\r\nRange: bytes={start}-{last}\r\n\r\n");
+        text += &format!("HEAD {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        text += "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n";
+    }
+    let mut connection = Connection::open(proxy.registry).await;
+    connection.write(text.as_bytes()).await.unwrap();
+    for (start, end) in parts {
+        let answer = connection.head("GET").await;
+        let (part, back) = answer.whole_and_connection().await;
+        part.is(206, &blob.bytes()[start..end]);
+        let (head, back) = back.head("HEAD").await.whole_and_connection().await;
+        assert_eq!(head.is(200, b"").content_length(), Some(blob.len()));
+        let (ping, back) = back.head("GET").await.whole_and_connection().await;
+        ping.is(200, b"{}");
+        connection = back;
+    }
+}
+
+#[tokio::test]
+async fn an_http_1_0_client_and_one_that_names_the_version_get_theirs() {
+    let (_upstream, proxy, blob) = warm(3 * MIB).await;
+    let mut old = Connection::open(proxy.registry).await;
+    let text = format!("GET /v2/{APP}/blobs/{} HTTP/1.0\r\n\r\n", blob.digest());
+    old.write(text.as_bytes()).await.unwrap();
+    old.head("GET").await.is(&blob).await;
+    let part = proxy.blob(APP, blob.digest()).range("bytes=1000-");
+    let same = part.clone();
+    let same = same.header("If-Range", format!("\"{}\"", blob.digest()));
+    same.whole().await.is(206, &blob.bytes()[1000..]);
+    let other = part.header("If-Range", "\"other\"");
+    other.whole().await.is(200, blob.bytes());
+}
+
+#[tokio::test]
+async fn what_the_page_cache_lost_comes_too() {
+    let (_upstream, proxy, blob) = warm(9 * MIB).await;
+    let file = File::open(proxy.published(blob.digest())).unwrap();
+    file.sync_all().unwrap();
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    proxy.pull_blob(APP, &blob).await;
+    // Every other stretch of it.
+    for at in (0..9).step_by(2) {
+        let len = std::num::NonZeroU64::new(700 << 10);
+        fadvise(&file, at << 20, len, Advice::DontNeed).unwrap();
+    }
+    proxy.pull_blob(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn a_blob_is_sent_to_its_end_though_it_is_purged_and_others_need_the_room() {
+    let upstream = FakeRegistry::start().await;
+    let proxy = TestProxy::in_front_of(&upstream)
+        .set("cache.size", "90MiB")
+        .start()
+        .await;
+    let blobs: Vec<Blob> = (0..4).map(|_| Blob::random(40 * MIB)).collect();
+    for blob in &blobs {
+        upstream.serve_blob(APP, blob);
+    }
+    let mut readers = Vec::new();
+    for blob in &blobs[..2] {
+        proxy.wait_for_hit(APP, blob).await;
+        let mut reader = proxy.blob(APP, blob.digest()).send().await;
+        reader.read(KIB).await;
+        readers.push((reader, blob));
+    }
+    let (tags, _, purged) = proxy.purge(blobs[0].digest()).await;
+    assert_eq!((tags, purged), (0, 1));
+    // Neither the one nor the other made room.
+    let third = proxy.blob(APP, blobs[2].digest()).send().await;
+    assert_eq!(third.head.cache_status(), "layerhold; fwd=bypass");
+    third.is(&blobs[2]).await;
+    for (reader, blob) in readers {
+        reader.continues(blob, KIB).await;
+    }
+    // Now there is, of the purged one at least.
+    proxy.wait_for_hit(APP, &blobs[3]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_short_while_it_is_sent_is_made_good_by_upstream() {
+    let (upstream, proxy, blob) = warm(64 * MIB).await;
+    let mut reader = proxy.blob(APP, blob.digest()).send().await;
+    reader.read(KIB).await;
+    shorten(&proxy, &blob, 32 * MIB);
+    reader.continues(&blob, KIB).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 2);
+    // It is set aside, and fetched anew by whoever comes next.
+    let quarantined = "layerhold_quarantined_total";
+    assert_eq!(proxy.metric(quarantined, &[]).await, 1.0);
+    proxy.wait_for_hit(APP, &blob).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_short_and_cannot_be_made_good_breaks_the_connection() {
+    let (upstream, proxy, blob) = warm(64 * MIB).await;
+    let mut reader = proxy.blob(APP, blob.digest()).send().await;
+    let begin = reader.read(KIB).await;
+    upstream.stop().await;
+    shorten(&proxy, &blob, 32 * MIB);
+    let whole = reader.whole().await;
+    assert_ne!(whole.end, End::Complete);
+    let came = begin.len() + whole.bytes.len();
+    assert!(came <= 32 * MIB, "{came}");
+    assert!(whole.bytes == blob.bytes()[KIB..came]);
+    // Ours is the blame, and nobody else's connection.
+    let failed = [("end", "failed")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &failed, |it| it == 1.0)
+        .await;
+    proxy.get("/v2/").whole().await.is(200, b"{}");
+}
+
+#[tokio::test]
+async fn pitfall_49_slow_readers_of_a_large_hit_cost_no_memory() {
+    let upstream = FakeRegistry::start().await;
+    let binary = Binary::start(&TestProxy::in_front_of(&upstream)).await;
+    let blob = Blob::random(256 * MIB);
+    upstream.serve_blob(APP, &blob);
+    binary.wait_for_hit(APP, &blob).await;
+    let before = binary.peak_memory();
+    let request = binary.blob(APP, blob.digest());
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        let mut reader = request.send().await;
+        reader.read(MIB).await;
+        slow.push(reader);
+    }
+    for mut reader in slow.drain(4..) {
+        reader.read(MIB).await;
+    }
+    join_all(slow.into_iter().map(|it| it.continues(&blob, MIB))).await;
+    let more = binary.peak_memory() - before;
+    assert!(more < 16 * MIB, "{} MiB", more / MIB);
+    assert!(binary.metric(BY_KERNEL, &[]).await > 0.0);
+}
