@@ -332,13 +332,18 @@ impl Cache {
         Content::Follower(follower, self.buffers.clone())
     }
 
+    /// What the repository was proven to hold of this digest, where that can be said at once.
+    pub fn granted_in_memory(&self, repository: &Repository, digest: &Digest) -> Option<Granted> {
+        self.repositories.granted_in_memory(repository, digest)
+    }
+
     /// What the repository was proven to hold of this digest. Cancel-safe.
     ///
     /// # Errors
     ///
     /// When the record could not be read.
     pub async fn granted(&self, repository: &Repository, digest: &Digest) -> io::Result<Granted> {
-        if let Some(granted) = self.repositories.granted_in_memory(repository, digest) {
+        if let Some(granted) = self.granted_in_memory(repository, digest) {
             return Ok(granted);
         }
         let (repositories, repository, digest) =
@@ -356,7 +361,7 @@ impl Cache {
         grant: Grant,
         asked: Moment,
     ) -> bool {
-        let known = self.repositories.granted_in_memory(repository, digest);
+        let known = self.granted_in_memory(repository, digest);
         if known.is_some_and(|known| known.has(&grant)) {
             return false;
         }

@@ -5,8 +5,16 @@ use std::fmt::Write;
 /// A path as a log line shows it: what is not a visible ASCII character is escaped as a URI would have it (RFC 3986 §2.1), so
 /// that a path can neither begin a line nor speak to a terminal, and all beyond `most` bytes of it is left out.
 pub fn shown_path(path: &str, most: usize) -> String {
+    let bytes = path.as_bytes();
+    let bytes = bytes.get(..most).unwrap_or(bytes);
+    // As nearly all are.
+    if bytes.iter().all(u8::is_ascii_graphic)
+        && let Ok(text) = str::from_utf8(bytes)
+    {
+        return text.to_owned();
+    }
     let mut shown = String::new();
-    for byte in path.bytes().take(most) {
+    for &byte in bytes {
         if byte.is_ascii_graphic() {
             shown.push(char::from(byte));
         } else {

@@ -94,13 +94,25 @@ impl Digest {
 
     /// What stands behind the colon.
     pub fn hex(&self) -> String {
-        let bytes = self.bytes();
-        let mut hex = String::with_capacity(bytes.len() * 2);
-        for byte in bytes {
-            hex.push(digit(byte >> 4));
-            hex.push(digit(byte & 15));
+        self.encode(&mut [0; HEX_BYTES_MAX]).to_owned()
+    }
+
+    /// The whole, in quotation marks: an entity tag (RFC 9110 §8.8.3).
+    pub fn quoted(&self) -> String {
+        let algorithm = self.algorithm().as_str();
+        let mut buffer = [0; HEX_BYTES_MAX];
+        ["\"", algorithm, ":", self.encode(&mut buffer), "\""].concat()
+    }
+
+    fn encode<'a>(&self, buffer: &'a mut [u8; HEX_BYTES_MAX]) -> &'a str {
+        let (pairs, _) = buffer.as_chunks_mut::<2>();
+        let mut length = 0;
+        for (pair, byte) in pairs.iter_mut().zip(self.bytes()) {
+            *pair = [byte >> 4, byte & 15].map(|it| DIGITS[usize::from(it)]);
+            length += 2;
         }
-        hex
+        // Digits are text.
+        str::from_utf8(&buffer[..length]).unwrap_or_default()
     }
 
     fn bytes(&self) -> &[u8] {
@@ -113,7 +125,9 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm().as_str(), self.hex())
+        f.write_str(self.algorithm().as_str())?;
+        f.write_str(":")?;
+        f.write_str(self.encode(&mut [0; HEX_BYTES_MAX]))
     }
 }
 
@@ -178,12 +192,9 @@ const fn value(digit: u8) -> Result<u8, InvalidDigest> {
     }
 }
 
-const fn digit(value: u8) -> char {
-    match value {
-        0..=9 => (b'0' + value) as char,
-        _ => (b'a' + value - 10) as char,
-    }
-}
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Those of the longest digest.
+const HEX_BYTES_MAX: usize = 128;
 
 /// Parses anything without panicking, and renders what it accepts back as it was.
 pub fn fuzz_digest(input: &[u8]) {

@@ -36,7 +36,12 @@ impl MediaType {
 
     /// Whether this is one of the manifests that we ask for.
     pub fn is_manifest(&self) -> bool {
-        MANIFESTS.contains(&self.as_str())
+        self.as_manifest().is_some()
+    }
+
+    /// The same type, written down in the program, where this is one of the manifests that we ask for.
+    pub fn as_manifest(&self) -> Option<&'static str> {
+        MANIFESTS.into_iter().find(|it| *it == self.as_str())
     }
 
     /// Whether this is docker's schema 1, whose digest is not that of its bytes.

@@ -177,6 +177,43 @@ impl Proxy {
         Instant::now() + self.answer_timeout
     }
 
+    /// Answers a pull that needs nothing but what is in memory, and nobody's leave: a ping, and a manifest that this repository
+    /// was proven to hold, by its digest or by a tag that is fresh. What is decided here is what [`Self::pull`] would decide;
+    /// `None` where that has to.
+    pub fn pull_at_once(
+        &self,
+        method: Method,
+        registry: &Arc<Registry>,
+        endpoint: &Endpoint,
+    ) -> Option<Answer> {
+        // Who may refuse it, or has to be asked first, does so there.
+        let is_open = !registry.is_callers() && registry.config().verifier.is_none();
+        if !is_open || registry.check_policy(endpoint).is_err() {
+            return None;
+        }
+        let (name, reference) = match endpoint {
+            Endpoint::Ping => return Some(Answer::Pong),
+            Endpoint::Manifest { name, reference } => (name, reference),
+            Endpoint::Blob { .. } | Endpoint::Tags { .. } | Endpoint::Referrers { .. } => {
+                return None;
+            }
+        };
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => self.tags.fresh(registry, name, tag)?,
+        };
+        let served = self.manifests.in_memory(registry, name, &digest)?;
+        if method == Method::Get || matches!(reference, Reference::Digest(_)) {
+            self.cache.touch(&digest);
+        }
+        let outcome = served.outcome;
+        let mut content = content(&digest, served, outcome);
+        if method == Method::Head {
+            content.body = Body::None;
+        }
+        Some(Answer::Content(content))
+    }
+
     /// Answers a pull, before its deadline. Cancelled, what was begun for it goes on for whoever comes next.
     ///
     /// # Errors

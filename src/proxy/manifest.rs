@@ -92,6 +92,25 @@ impl Manifests {
         }
     }
 
+    /// The manifest of this digest, where this repository is known in memory to vouch for it and it is there, too. No use of it is
+    /// counted.
+    pub(super) fn in_memory(
+        &self,
+        registry: &Registry,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<Served> {
+        let repository = registry.repository(name);
+        let granted = self.cache.granted_in_memory(&repository, digest)?;
+        let media_type = granted.manifest?;
+        Some(Served {
+            bytes: self.memory.get(digest)?,
+            media_type,
+            outcome: Outcome::Hit,
+            is_new: false,
+        })
+    }
+
     /// The manifest of this digest, as this repository vouches for it.
     pub(super) async fn pull(
         &self,

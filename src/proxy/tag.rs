@@ -145,6 +145,25 @@ impl Tags {
         }
     }
 
+    /// What the tag says, where that is in memory and fresh enough to be served unasked.
+    pub(super) fn fresh(
+        &self,
+        registry: &Arc<Registry>,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Option<Digest> {
+        let key = (registry.seen(name), tag.clone());
+        let state = self.among(registry).lock().touch(&key).cloned()?;
+        // One of a registry that was configured anew is taken over where there is time for it.
+        if !Arc::ptr_eq(&state.registry, registry) {
+            return None;
+        }
+        let inner = state.inner.lock();
+        let verdict = judge(&registry.freshness(tag), inner.facts());
+        let (word, _) = inner.stored.as_ref()?;
+        (verdict == Verdict::Serve).then_some(word.digest)
+    }
+
     /// What the tag says now, as far as its policy asks. Cancel-safe: a check goes on without whoever asked for it.
     pub(super) async fn resolve(
         &self,

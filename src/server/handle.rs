@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, LazyLock};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -14,53 +14,44 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::access::{Access, Issued, Refusal, Visit, Wish};
+use super::access::{Issued, Refusal, Visit, Wish};
 use super::body::ResponseBody;
-use super::callers::{Callers, Turned};
+use super::callers::Turned;
 use super::connection::ConnectionHandle;
 use super::limits::Limits;
-use super::metrics::{Labels, Metrics, Rejection, end_label};
+use super::line::Line;
+use super::metrics::Rejection;
 use super::outgoing::{OnEnd, Outgoing};
 use super::peer::Peer;
-use super::peers::Peers;
 use super::respond::{self, Wanted};
+use super::shared::{Connected, Front};
 use super::sources::Serving;
-use crate::net::{Chain, End, Identity, InvalidFraming, check_framing, requested_host, shown_path};
+use crate::net::{Chain, End, InvalidFraming, check_framing, requested_host, shown_path};
 use crate::oci::{Endpoint, OCI_NAMESPACE};
-use crate::proxy::{Answer, Caller, Error, Method, Proxy, Pull, RequestFault, Requested, Route};
+use crate::proxy::{Answer, Caller, Error, Method, Pull, RequestFault, Requested, Route};
 
-/// What all requests share.
-#[derive(Debug)]
-pub(super) struct Front {
-    pub(super) proxy: Arc<Proxy>,
-    pub(super) metrics: Metrics,
-    pub(super) peers: Peers,
-    pub(super) access: Arc<Access>,
-    pub(super) limits: Limits,
-    pub(super) callers: Callers,
+/// What is asked.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    front: &'a Front,
+    request: &'a Request<Incoming>,
+    /// The host that is asked, where that can be said.
+    host: Option<&'a str>,
+    route: &'a Result<Route, Error>,
+    deadline: Instant,
 }
 
-/// The one log line of a request, and what is counted with it; written when it is dropped.
-struct Line {
-    id: String,
-    /// Who asks, as far as it is known.
-    client: IpAddr,
-    /// The other end of the connection: the client, or a proxy.
-    peer: Peer,
-    /// Who that is to us.
-    identity: Identity,
-    /// Who they say they are at the upstream, where that is for the upstream to judge.
-    caller: Option<String>,
-    method: String,
-    path: String,
-    labels: Labels,
-    status: StatusCode,
-    began: Instant,
-    /// `None` while there is no head.
-    first_byte: Option<Duration>,
-    end: Option<(End, u64)>,
-    metrics: Metrics,
+/// What was found out of a request before it had to wait for anything.
+#[derive(Default)]
+struct Begun {
+    /// Whether it was let in, as anyone's.
+    is_admitted: bool,
+    /// After how long its turn comes, where it has one.
+    turn: Option<Duration>,
 }
+
+/// A response, and how it came about.
+type Answered = (Response<ResponseBody>, &'static str);
 
 /// What a request that is let in gets.
 enum Admitted {
@@ -71,20 +62,36 @@ enum Admitted {
 
 /// Answers one request.
 pub(super) async fn handle(
-    front: Arc<Front>,
-    peer: Peer,
-    connection: ConnectionHandle,
+    connected: Arc<Connected>,
+    connection: Arc<ConnectionHandle>,
     serving: Serving,
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, Infallible> {
-    let id = format!("{:016x}", rand::random::<u64>());
+    let front = &connected.front;
     let requested = requested(&request, &connection);
+    let host = requested.as_ref().ok().and_then(|it| it.host);
     let route = requested.and_then(|it| front.proxy.route(it));
-    let mut line = Line::of(&front, peer, &request, &route, id);
-    let answering = AssertUnwindSafe(answer(&front, &request, &route, &mut line)).catch_unwind();
-    let answered = Box::pin(answering).await;
+    let mut line = Line::of(&connected, &request, &route);
+    let asking = Asking {
+        front,
+        request: &request,
+        host,
+        route: &route,
+        // Finding out who asks counts, too.
+        deadline: front.proxy.deadline(),
+    };
+    let mut begun = Begun::default();
+    let at_once = AssertUnwindSafe(|| answer_at_once(asking, &mut line, &mut begun));
+    let answered = match catch_unwind(at_once) {
+        Ok(Some(answered)) => Ok(answered),
+        Ok(None) => {
+            let answering = AssertUnwindSafe(answer(asking, &mut line, begun));
+            Box::pin(answering.catch_unwind()).await
+        }
+        Err(panicked) => Err(panicked),
+    };
     let (response, outcome) = answered.unwrap_or_else(|_| {
-        error!(request = line.id, "a request's code panicked");
+        error!(request = line.id(), "a request's code panicked");
         (respond::panicked(), "failed")
     });
     let is_head = request.method() == http::Method::HEAD;
@@ -94,8 +101,9 @@ pub(super) async fn handle(
         response
     };
     let (mut head, body) = response.into_parts();
-    let value = HeaderValue::from_str(&line.id).ok();
-    head.headers.extend(value.map(|value| (REQUEST_ID, value)));
+    if let Ok(value) = HeaderValue::from_str(line.id()) {
+        head.headers.insert(REQUEST_ID, value);
+    }
     if method(request.method()).is_none() {
         // What comes behind a write is its body, which nobody wants, whoever it is that refuses it.
         let close = HeaderValue::from_static("close");
@@ -111,7 +119,7 @@ pub(super) async fn handle(
             .extend(value.map(|value| (OCI_NAMESPACE, value)));
     }
     line.answered(head.status, outcome);
-    let ending = connection.clone();
+    let ending = Arc::clone(&connection);
     let on_end: OnEnd = Box::new(move |end, bytes| {
         if end == End::Failed {
             ending.break_off();
@@ -124,37 +132,65 @@ pub(super) async fn handle(
     Ok(Response::from_parts(head, body))
 }
 
-async fn answer(
-    front: &Front,
-    request: &Request<Incoming>,
-    route: &Result<Route, Error>,
-    line: &mut Line,
-) -> (Response<ResponseBody>, &'static str) {
-    // Finding out who asks counts, too.
-    let deadline = front.proxy.deadline();
+/// Answers a request for which nothing and nobody has to be waited for: nearly all that ask for what is in memory. What it
+/// decides is what [`answer`] would decide; `None` where that has to, which goes on from what has begun.
+fn answer_at_once(asking: Asking<'_>, line: &mut Line, begun: &mut Begun) -> Option<Answered> {
+    let (front, request) = (asking.front, asking.request);
+    let (Ok(route), Some(method)) = (asking.route, method(request.method())) else {
+        return None;
+    };
+    if front.proxy.has_callers() {
+        return None;
+    }
+    let own = visit(asking, line);
+    let authenticated = front.access.authenticate_at_once(own)?;
+    let judged = front.access.judge(own, &authenticated, wish(route));
+    line.identity = authenticated.identity;
+    if let Err(refusal) = judged {
+        return Some(refused(line, &refusal));
+    }
+    begun.is_admitted = true;
+    if respond::asks_too_many_ranges(request.headers()) {
+        return None;
+    }
+    if route.endpoint != Endpoint::Ping {
+        let who = (line.client, &line.identity);
+        match front.limits.take_turn(who, asking.deadline) {
+            Ok(wait) => begun.turn = Some(wait),
+            Err(error) => return Some(failed(asking, line, &error)),
+        }
+        if begun.turn > Some(Duration::ZERO) {
+            return None;
+        }
+    }
+    let proxy = &front.proxy;
+    let answer = proxy.pull_at_once(method, &route.registry, &route.endpoint)?;
+    let outcome = outcome(&answer);
+    let wanted = wanted(asking, method);
+    Some((respond::answer_in_memory(answer, wanted), outcome))
+}
+
+async fn answer(asking: Asking<'_>, line: &mut Line, begun: Begun) -> Answered {
+    let (front, request, route) = (asking.front, asking.request, asking.route);
     if let Err(error @ Error::Request(RequestFault::Host(_) | RequestFault::Framing(_))) = route {
         // What may mean another host, or end elsewhere, to somebody on the way is not looked at further.
         front.metrics.rejected(Rejection::Ambiguous);
-        log_error(&line.id, error);
+        log_error(line.id(), error);
         return (respond::error(error, None), "refused");
     }
-    let caller = match admit(front, request, route, line, deadline).await {
+    let admitted = match begun.is_admitted {
+        true => Ok(Admitted::Pull(Caller::Anyone)),
+        false => admit(asking, line).await,
+    };
+    let caller = match admitted {
         Ok(Admitted::Pull(caller)) => caller,
         Ok(Admitted::Token(issued)) => return (respond::token(&issued), "none"),
-        Err(Turned::Refused(refusal)) => {
-            let status = refusal.status();
-            debug!(request = line.id, %status, "request not admitted");
-            return (respond::refusal(&refusal), "refused");
-        }
+        Err(Turned::Refused(refusal)) => return refused(line, &refusal),
         Err(Turned::Failed(error)) => {
-            log_error(&line.id, &error);
+            log_error(line.id(), &error);
             return (respond::error(&error, None), "failed");
         }
     };
-    let namespace = route
-        .as_ref()
-        .ok()
-        .map(|it| it.registry.namespace().as_str());
     let pulled = match (method(request.method()), route) {
         // What is no endpoint says so whatever the method; an upload's path is none either, and is refused as a write.
         (None, _) => Err(Error::Request(RequestFault::Method)),
@@ -169,43 +205,52 @@ async fn answer(
                 endpoint: route.endpoint.clone(),
                 asked: route.asked.clone(),
                 caller,
-                deadline,
+                deadline: asking.deadline,
             };
-            respond_to(front, &pull, request, line).await
+            respond_to(asking, &pull, line, begun.turn).await
         }
     };
     match pulled {
         Ok(answered) => answered,
-        Err(error) => {
-            log_error(&line.id, &error);
-            let is_too_often = matches!(error, Error::TooOften { .. });
-            let outcome = if error.status().is_server_error() && !is_too_often {
-                "failed"
-            } else {
-                "refused"
-            };
-            let mut response = respond::error(&error, namespace);
-            let callers = route.as_ref().ok().filter(|it| it.registry.is_callers());
-            if let Some(route) = callers.filter(|_| error.status() == StatusCode::UNAUTHORIZED) {
-                let visit = visit(front, request, Some(route), (&line.peer, line.client));
-                let challenge = front.callers.challenge(visit, route);
-                respond::challenge(&mut response, &challenge);
-            }
-            (response, outcome)
-        }
+        Err(error) => failed(asking, line, &error),
     }
 }
 
+/// The answer to who may not.
+fn refused(line: &Line, refusal: &Refusal) -> Answered {
+    let status = refusal.status();
+    debug!(request = line.id(), %status, "request not admitted");
+    (respond::refusal(refusal), "refused")
+}
+
+/// The answer to a pull that has no content.
+fn failed(asking: Asking<'_>, line: &Line, error: &Error) -> Answered {
+    log_error(line.id(), error);
+    let is_too_often = matches!(error, Error::TooOften { .. });
+    let outcome = if error.status().is_server_error() && !is_too_often {
+        "failed"
+    } else {
+        "refused"
+    };
+    let route = asking.route.as_ref().ok();
+    let namespace = route.map(|it| it.registry.namespace().as_str());
+    let mut response = respond::error(error, namespace);
+    let callers = route.filter(|it| it.registry.is_callers());
+    if let Some(route) = callers.filter(|_| error.status() == StatusCode::UNAUTHORIZED) {
+        let callers = &asking.front.callers;
+        let challenge = callers.challenge(visit(asking, line), route);
+        respond::challenge(&mut response, &challenge);
+    }
+    (response, outcome)
+}
+
 /// Finds out who a request is by, and whether they may; a request for a token is answered by one.
-async fn admit(
-    front: &Front,
-    request: &Request<Incoming>,
-    route: &Result<Route, Error>,
-    line: &mut Line,
-    deadline: Instant,
-) -> Result<Admitted, Turned> {
-    let (route, is_read) = (route.as_ref().ok(), method(request.method()).is_some());
-    let theirs = visit(front, request, route, (&line.peer, line.client));
+async fn admit(asking: Asking<'_>, line: &mut Line) -> Result<Admitted, Turned> {
+    let (front, request, deadline) = (asking.front, asking.request, asking.deadline);
+    let route = asking.route.as_ref().ok();
+    let is_read = method(request.method()).is_some();
+    let connected = Arc::clone(&line.connected);
+    let theirs = visit_of(asking, (&connected.peer, line.client));
     let (mut own, nothing) = (theirs, HeaderMap::new());
     let has_callers = front.proxy.has_callers();
     if has_callers {
@@ -240,12 +285,7 @@ async fn admit(
     // Where callers come, a ping is about who they are at the upstreams.
     let judged = route.filter(|it| !has_callers || it.endpoint.name().is_some());
     let admitted = judged.map_or(Ok(()), |route| {
-        let wish = Wish {
-            upstream: route.registry.namespace(),
-            endpoint: &route.endpoint,
-            name: &route.asked.name,
-        };
-        front.access.judge(own, &authenticated, wish)
+        front.access.judge(own, &authenticated, wish(route))
     });
     line.identity = authenticated.identity;
     admitted?;
@@ -265,21 +305,28 @@ async fn admit(
 }
 
 /// What of a request says who it is by.
-fn visit<'a>(
-    front: &Front,
-    request: &'a Request<Incoming>,
-    route: Option<&'a Route>,
-    (peer, client): (&'a Peer, IpAddr),
-) -> Visit<'a> {
-    let headers = request.headers();
+fn visit<'a>(asking: Asking<'a>, line: &'a Line) -> Visit<'a> {
+    visit_of(asking, (&line.connected.peer, line.client))
+}
+
+fn visit_of<'a>(asking: Asking<'a>, (peer, client): (&'a Peer, IpAddr)) -> Visit<'a> {
+    let headers = asking.request.headers();
+    let route = asking.route.as_ref().ok();
     Visit {
         headers,
         peer,
         client,
-        is_https: front.peers.is_https(peer, headers),
-        // It was looked at before.
-        host: requested_host(request.version(), request.uri(), headers).unwrap_or_default(),
+        is_https: asking.front.peers.is_https(peer, headers),
+        host: asking.host,
         namespace: route.and_then(|it| it.namespace.as_deref()),
+    }
+}
+
+fn wish(route: &Route) -> Wish<'_> {
+    Wish {
+        upstream: route.registry.namespace(),
+        endpoint: &route.endpoint,
+        name: &route.asked.name,
     }
 }
 
@@ -290,112 +337,46 @@ fn user(caller: &Caller) -> Option<String> {
 }
 
 async fn respond_to(
-    front: &Front,
+    asking: Asking<'_>,
     pull: &Pull,
-    request: &Request<Incoming>,
     line: &Line,
-) -> Result<(Response<ResponseBody>, &'static str), Error> {
-    if pull.endpoint != Endpoint::Ping {
-        let who = (line.client, &line.identity);
-        front.limits.turn(who, pull.deadline).await?;
+    turn: Option<Duration>,
+) -> Result<Answered, Error> {
+    let front = asking.front;
+    match turn {
+        Some(wait) => Limits::wait_for(wait).await,
+        None if pull.endpoint == Endpoint::Ping => {}
+        None => {
+            let who = (line.client, &line.identity);
+            front.limits.turn(who, pull.deadline).await?;
+        }
     }
     let answer = front.proxy.pull(pull).await?;
-    let outcome = match &answer {
-        Answer::Pong => "none",
-        Answer::Content(content) => content.outcome.label(),
-        Answer::Listing(listing) => listing.outcome.label(),
-    };
-    let wanted = Wanted {
-        method: pull.method,
-        headers: request.headers(),
-        version: request.version(),
-        deadline: pull.deadline,
-    };
+    let outcome = outcome(&answer);
+    let wanted = wanted(asking, pull.method);
     Ok((respond::answer(answer, wanted).await?, outcome))
 }
 
-impl Line {
-    fn of(
-        front: &Front,
-        peer: Peer,
-        request: &Request<Incoming>,
-        route: &Result<Route, Error>,
-        id: String,
-    ) -> Self {
-        Self {
-            id,
-            client: front.peers.client(peer.address.ip(), request.headers()),
-            peer,
-            identity: Identity::Anonymous,
-            caller: None,
-            method: shown_path(request.method().as_str(), METHOD_SHOWN_MAX),
-            path: shown_path(request.uri().path(), PATH_SHOWN_MAX),
-            labels: labels_of(route),
-            status: *CLIENT_LEFT,
-            began: Instant::now(),
-            first_byte: None,
-            end: None,
-            metrics: front.metrics.clone(),
-        }
-    }
-
-    /// The head is about to go out.
-    fn answered(&mut self, status: StatusCode, outcome: &'static str) {
-        self.status = status;
-        self.labels.outcome = outcome;
-        let waited = self.began.elapsed();
-        self.first_byte = Some(waited);
-        self.metrics.answered(&self.labels, status, waited);
-    }
-
-    /// The body has ended.
-    fn ended(mut self, end: End, bytes: u64) {
-        self.end = Some((end, bytes));
+fn outcome(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Pong => "none",
+        Answer::Content(content) => content.outcome.label(),
+        Answer::Listing(listing) => listing.outcome.label(),
     }
 }
 
-impl Drop for Line {
-    /// Writes the line, once, whatever became of the request: a client that leaves before its answer leaves this.
-    fn drop(&mut self) {
-        let (end, bytes) = self.end.unwrap_or((End::Abandoned, 0));
-        if self.first_byte.is_none() {
-            self.metrics
-                .answered(&self.labels, self.status, self.began.elapsed());
-        }
-        self.metrics.ended(&self.labels, end, bytes);
-        info!(
-            request = self.id,
-            client = %self.client,
-            peer = %self.peer.address,
-            tls = self.peer.is_tls,
-            certificate = self.peer.certificate.as_deref(),
-            identity = self.identity.name(),
-            caller = self.caller,
-            method = %self.method,
-            path = self.path,
-            upstream = self.labels.upstream,
-            endpoint = self.labels.endpoint,
-            outcome = self.labels.outcome,
-            status = self.status.as_u16(),
-            bytes,
-            first_byte_ms = self.first_byte.map(millis),
-            total_ms = millis(self.began.elapsed()),
-            end = end_label(end),
-            "request"
-        );
+fn wanted(asking: Asking<'_>, method: Method) -> Wanted<'_> {
+    Wanted {
+        method,
+        headers: asking.request.headers(),
+        version: asking.request.version(),
+        deadline: asking.deadline,
     }
 }
 
-/// What is logged of a request whose client left before it was answered; nginx's number for it, which no client sees.
-static CLIENT_LEFT: LazyLock<StatusCode> =
-    LazyLock::new(|| StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT));
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Where tokens are asked for; a path of no registry's.
 const TOKEN_PATH: &str = "/token";
-/// How much of a path a log line shows: more than the longest valid one.
-const PATH_SHOWN_MAX: usize = 600;
-/// More than any method has.
-const METHOD_SHOWN_MAX: usize = 32;
 /// More than any user's name has.
 const NAME_SHOWN_MAX: usize = 200;
 
@@ -425,23 +406,6 @@ fn method(method: &http::Method) -> Option<Method> {
     }
 }
 
-fn labels_of(route: &Result<Route, Error>) -> Labels {
-    match route {
-        Ok(Route {
-            registry, endpoint, ..
-        }) => Labels {
-            upstream: registry.namespace().as_str().to_owned(),
-            endpoint: endpoint.label(),
-            outcome: "none",
-        },
-        Err(_) => Labels {
-            upstream: "none".to_owned(),
-            endpoint: "none",
-            outcome: "none",
-        },
-    }
-}
-
 /// At the level that the cause deserves.
 fn log_error(id: &str, error: &Error) {
     let chain = Chain(error);
@@ -462,11 +426,6 @@ fn log_error(id: &str, error: &Error) {
         status if status.is_server_error() => warn!(request = id, error = %chain, "request failed"),
         _ => debug!(request = id, error = %chain, "request refused"),
     }
-}
-
-/// Milliseconds with a fraction: hits take less than one.
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]

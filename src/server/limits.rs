@@ -50,9 +50,34 @@ impl Limits {
     /// When its turn does not come soon.
     pub(super) async fn turn(
         &self,
-        (client, identity): (IpAddr, &Identity),
+        who: (IpAddr, &Identity),
         deadline: Instant,
     ) -> Result<(), Error> {
+        let wait = self.take_turn(who, deadline)?;
+        Self::wait_for(wait).await;
+        Ok(())
+    }
+
+    /// Waits for a turn that was taken. The timer has a millisecond at least for whoever it is set for: whose turn is now has none.
+    pub(super) async fn wait_for(wait: Duration) {
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+    }
+
+    /// The same without waiting: after how long its turn comes, which is its own from now on.
+    ///
+    /// # Errors
+    ///
+    /// When its turn does not come soon.
+    pub(super) fn take_turn(
+        &self,
+        (client, identity): (IpAddr, &Identity),
+        deadline: Instant,
+    ) -> Result<Duration, Error> {
+        if self.per_identity.is_none() && self.per_source.is_none() {
+            return Ok(Duration::ZERO);
+        }
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()) / 2);
         let mut wait = Duration::ZERO;
         // The narrower limit comes first: whoever is refused by it takes nothing from others behind the same address.
@@ -71,10 +96,7 @@ impl Limits {
                 share.map_err(|after| self.refused(Rejection::RequestsPerSource, after))?;
             wait = wait.max(waited);
         }
-        if wait > Duration::ZERO {
-            sleep(wait).await;
-        }
-        Ok(())
+        Ok(wait)
     }
 
     /// How long to wait for a turn, else when to ask again.
@@ -108,10 +130,18 @@ const BUCKETS_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use prometheus::Registry;
 
     use super::*;
     use crate::net::Means;
+
+    #[tokio::test]
+    async fn whose_turn_is_now_does_not_wait_for_the_timer() {
+        assert!(Limits::wait_for(Duration::ZERO).now_or_never().is_some());
+        let wait = Duration::from_secs(60);
+        assert!(Limits::wait_for(wait).now_or_never().is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_too_often_takes_nothing_from_who_shares_the_address() {

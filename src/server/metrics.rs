@@ -1,14 +1,19 @@
 //! What is counted about requests and their responses.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use parking_lot::Mutex;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::port::TlsPort;
 use crate::net::{End, total};
+use crate::oci::Namespace;
 use crate::proxy::Outcome;
 
 /// The front's metrics; clones count into the same series.
@@ -18,7 +23,7 @@ pub struct Metrics {
     first_byte: HistogramVec,
     bytes: IntCounterVec,
     from_files: IntCounter,
-    responses: IntCounterVec,
+    responses: Responses,
     connections: IntGauge,
     connections_limit: IntGauge,
     accept_errors: IntCounterVec,
@@ -27,6 +32,29 @@ pub struct Metrics {
     denied: IntCounterVec,
     refusals: IntCounterVec,
 }
+
+/// Responses that have ended.
+#[derive(Clone, Debug)]
+struct Responses {
+    complete: IntCounter,
+    failed: IntCounter,
+    abandoned: IntCounter,
+}
+
+/// Where a request with these labels counts.
+#[derive(Debug)]
+pub(super) struct Series {
+    labels: Labels,
+    status: StatusCode,
+    requests: IntCounter,
+    first_byte: Histogram,
+    bytes: IntCounter,
+}
+
+/// The series in which the latest requests of a connection were counted, in which the next ones mostly are, too: finding
+/// one among all that there are costs more than counting.
+#[derive(Debug, Default)]
+pub(super) struct RecentSeries(Mutex<VecDeque<Arc<Series>>>);
 
 /// What is counted of TLS with clients.
 #[derive(Clone, Debug)]
@@ -102,12 +130,62 @@ pub(super) enum AcceptFault {
 }
 
 /// Which request a figure is about. Every value is of a closed set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Labels {
-    /// A configured namespace, or `none`.
-    pub(super) upstream: String,
+    /// A configured namespace.
+    pub(super) upstream: Option<Namespace>,
     pub(super) endpoint: &'static str,
     pub(super) outcome: &'static str,
+}
+
+impl Responses {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let responses = by_label(
+            registry,
+            "layerhold_responses_total",
+            "Responses that ended, by how",
+            "end",
+            &[End::Complete, End::Failed, End::Abandoned].map(end_label),
+        )?;
+        let ended = |end| responses.with_label_values(&[end_label(end)]);
+        Ok(Self {
+            complete: ended(End::Complete),
+            failed: ended(End::Failed),
+            abandoned: ended(End::Abandoned),
+        })
+    }
+}
+
+impl Labels {
+    /// A configured namespace, or `none`.
+    pub(super) fn upstream(&self) -> &str {
+        self.upstream.as_ref().map_or("none", Namespace::as_str)
+    }
+}
+
+impl Series {
+    /// The head of a response was there after this time.
+    pub(super) fn answered(&self, waited: Duration) {
+        self.requests.inc();
+        self.first_byte.observe(waited.as_secs_f64());
+    }
+}
+
+impl RecentSeries {
+    /// Where a request with these labels counts.
+    pub(super) fn of(&self, metrics: &Metrics, labels: &Labels, status: StatusCode) -> Arc<Series> {
+        let mut recent = self.0.lock();
+        let known = recent
+            .iter()
+            .find(|it| it.status == status && it.labels == *labels);
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let series = Arc::new(metrics.series(labels, status));
+        recent.truncate(RECENT_MAX - 1);
+        recent.push_front(Arc::clone(&series));
+        series
+    }
 }
 
 impl Metrics {
@@ -116,7 +194,6 @@ impl Metrics {
     /// # Errors
     ///
     /// When one of the names is already taken in `registry`.
-    #[expect(clippy::too_many_lines, reason = "an entry for each metric")]
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let buckets = vec![
             0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
@@ -145,13 +222,7 @@ impl Metrics {
                 "layerhold_response_sendfile_bytes_total",
                 "Body bytes that the kernel sent from files",
             )?,
-            responses: by_label(
-                registry,
-                "layerhold_responses_total",
-                "Responses that ended, by how",
-                "end",
-                &[End::Complete, End::Failed, End::Abandoned].map(end_label),
-            )?,
+            responses: Responses::register(registry)?,
             connections: IntGauge::new("layerhold_connections", "Open client connections")?,
             connections_limit: IntGauge::new(
                 "layerhold_connections_limit",
@@ -206,30 +277,38 @@ impl Metrics {
         total(&self.bytes, Some(("outcome", &SAVING)))
     }
 
-    pub(super) fn answered(&self, labels: &Labels, status: StatusCode, waited: Duration) {
-        let Labels {
-            upstream,
-            endpoint,
-            outcome,
-        } = labels;
-        self.requests
-            .with_label_values(&[upstream, *endpoint, *outcome, status.as_str()])
-            .inc();
-        self.first_byte
-            .with_label_values(&[*endpoint, *outcome])
-            .observe(waited.as_secs_f64());
+    /// A response has ended whose head was counted there.
+    pub(super) fn ended(&self, series: &Series, end: End, bytes: u64) {
+        let ended = match end {
+            End::Complete => &self.responses.complete,
+            End::Failed => &self.responses.failed,
+            End::Abandoned => &self.responses.abandoned,
+        };
+        ended.inc();
+        series.bytes.inc_by(bytes);
     }
 
-    pub(super) fn ended(&self, labels: &Labels, end: End, bytes: u64) {
+    fn series(&self, labels: &Labels, status: StatusCode) -> Series {
         let Labels {
-            upstream,
+            upstream: _,
             endpoint,
             outcome,
         } = labels;
-        self.responses.with_label_values(&[end_label(end)]).inc();
-        self.bytes
-            .with_label_values(&[upstream, *endpoint, *outcome])
-            .inc_by(bytes);
+        let upstream = labels.upstream();
+        Series {
+            requests: self.requests.with_label_values(&[
+                upstream,
+                endpoint,
+                outcome,
+                status.as_str(),
+            ]),
+            first_byte: self.first_byte.with_label_values(&[*endpoint, *outcome]),
+            bytes: self
+                .bytes
+                .with_label_values(&[upstream, *endpoint, *outcome]),
+            labels: labels.clone(),
+            status,
+        }
     }
 
     pub(super) fn takes_at_once(&self, connections: usize) {
@@ -418,6 +497,8 @@ impl Rejection {
     }
 }
 
+/// As many kinds of requests as a puller mostly makes.
+const RECENT_MAX: usize = 8;
 /// The outcomes of pulls whose bytes did not come from an upstream for them: they were here, or on their way for another.
 const SAVING: [&str; 4] = [
     Outcome::Hit.label(),

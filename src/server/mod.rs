@@ -14,6 +14,8 @@ mod purge;
 mod verify;
 mod asked;
 mod handle;
+mod line;
+mod shared;
 mod limits;
 mod callers;
 mod respond;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     ETAG, HeaderValue, LINK, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -57,9 +58,21 @@ pub(super) async fn answer(
     wanted: Wanted<'_>,
 ) -> Result<Response<ResponseBody>, Error> {
     match answer {
-        Answer::Pong => Ok(pong()),
         Answer::Content(content) => self::content(content, wanted).await,
-        Answer::Listing(listing) => Ok(self::listing(listing, wanted.method)),
+        answer @ (Answer::Pong | Answer::Listing(_)) => Ok(answer_in_memory(answer, wanted)),
+    }
+}
+
+/// The response to a pull whose content, if it has any, is in memory.
+pub(super) fn answer_in_memory(answer: Answer, wanted: Wanted<'_>) -> Response<ResponseBody> {
+    match answer {
+        Answer::Pong => pong(),
+        Answer::Listing(listing) => self::listing(listing, wanted.method),
+        Answer::Content(content) => {
+            let etag = content.digest.quoted();
+            let part = part(wanted, &etag, &content);
+            of_part(content, etag, part)
+        }
     }
 }
 
@@ -189,30 +202,43 @@ fn listing(listing: Listing, method: Method) -> Response<ResponseBody> {
     response
 }
 
-async fn content(content: Content, wanted: Wanted<'_>) -> Result<Response<ResponseBody>, Error> {
-    let Content {
-        digest,
-        media_type,
-        mut size,
-        outcome,
-        mut body,
-    } = content;
-    if let (Body::Stream(stream), None, Version::HTTP_10) = (&mut body, size, wanted.version) {
+async fn content(
+    mut content: Content,
+    wanted: Wanted<'_>,
+) -> Result<Response<ResponseBody>, Error> {
+    if let (Body::Stream(stream), None, Version::HTTP_10) =
+        (&mut content.body, content.size, wanted.version)
+    {
         // No length and no chunks: a connection that just ends would be the only end, so it must be the right one.
-        size = Some(stream.verified().await?);
+        content.size = Some(stream.verified().await?);
     }
-    let etag = format!("\"{digest}\"");
-    let media_type = media_type.as_ref().map_or(OCTET_STREAM, MediaType::as_str);
-    let part = part(wanted, &etag, size, media_type);
-    if outcome == Outcome::Bypass {
-        body = begun(body, &part, wanted.deadline).await?;
+    let etag = content.digest.quoted();
+    let part = part(wanted, &etag, &content);
+    if content.outcome == Outcome::Bypass {
+        content.body = begun(content.body, &part, wanted.deadline).await?;
     }
+    Ok(of_part(content, etag, part))
+}
+
+/// The response with this part of content.
+fn of_part(content: Content, etag: String, part: Part) -> Response<ResponseBody> {
+    let Content {
+        digest: _,
+        media_type,
+        size,
+        outcome,
+        body,
+    } = content;
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
+    headers.reserve(HEADERS);
     registry_headers(headers);
-    set(headers, DOCKER_CONTENT_DIGEST, &digest.to_string());
-    set(headers, ETAG, &etag);
-    set(headers, CACHE_STATUS, outcome.cache_status());
+    let etag = Bytes::from(etag);
+    let digest = etag.slice(1..etag.len() - 1);
+    set_shared(headers, DOCKER_CONTENT_DIGEST, digest);
+    set_shared(headers, ETAG, etag);
+    let cache_status = HeaderValue::from_static(outcome.cache_status());
+    headers.insert(CACHE_STATUS, cache_status);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let (status, length) = match &part {
         Part::Nothing(StatusCode::RANGE_NOT_SATISFIABLE) => {
@@ -225,11 +251,11 @@ async fn content(content: Content, wanted: Wanted<'_>) -> Result<Response<Respon
         }
         Part::Nothing(status) => (*status, None),
         Part::Whole => {
-            set(headers, CONTENT_TYPE, media_type);
+            headers.extend(content_type(media_type.as_ref()));
             (StatusCode::OK, size)
         }
         Part::Range(range) => {
-            set(headers, CONTENT_TYPE, media_type);
+            headers.extend(content_type(media_type.as_ref()));
             let content_range = ContentRange {
                 range: range.clone(),
                 size,
@@ -248,15 +274,16 @@ async fn content(content: Content, wanted: Wanted<'_>) -> Result<Response<Respon
     }
     *response.status_mut() = status;
     *response.body_mut() = cut(body, part, length);
-    Ok(response)
+    response
 }
 
 /// What goes out of content with this entity tag: RFC 9110 §13.2.2, steps 3 and 5.
-fn part(wanted: Wanted<'_>, etag: &str, size: Option<u64>, media_type: &str) -> Part {
+fn part(wanted: Wanted<'_>, etag: &str, content: &Content) -> Part {
     if none_match(wanted.headers, etag) {
         return Part::Nothing(StatusCode::NOT_MODIFIED);
     }
-    let (Method::Get, Some(ranges), Some(size)) = (wanted.method, ranges(wanted.headers), size)
+    let (Method::Get, Some(ranges), Some(size)) =
+        (wanted.method, ranges(wanted.headers), content.size)
     else {
         return Part::Whole;
     };
@@ -265,7 +292,11 @@ fn part(wanted: Wanted<'_>, etag: &str, size: Option<u64>, media_type: &str) -> 
     }
     match ranges.resolve(size) {
         Resolved::Part(range) => Part::Range(range),
-        Resolved::Parts(ranges) => Part::Several(Multipart::new(ranges, size, media_type)),
+        Resolved::Parts(ranges) => {
+            let media_type = content.media_type.as_ref();
+            let media_type = media_type.map_or(OCTET_STREAM, MediaType::as_str);
+            Part::Several(Multipart::new(ranges, size, media_type))
+        }
         Resolved::Whole => Part::Whole,
         Resolved::Unsatisfiable => Part::Nothing(StatusCode::RANGE_NOT_SATISFIABLE),
     }
@@ -319,11 +350,31 @@ fn registry_headers(headers: &mut HeaderMap) {
     );
 }
 
+/// What the bytes are; of manifests that we ask for without a copy.
+fn content_type(media_type: Option<&MediaType>) -> Option<(HeaderName, HeaderValue)> {
+    let value = match media_type {
+        None => HeaderValue::from_static(OCTET_STREAM),
+        Some(media_type) => match media_type.as_manifest() {
+            Some(manifest) => HeaderValue::from_static(manifest),
+            None => HeaderValue::from_str(media_type.as_str()).ok()?,
+        },
+    };
+    Some((CONTENT_TYPE, value))
+}
+
+/// As [`set`] does, without a copy.
+fn set_shared(headers: &mut HeaderMap, name: HeaderName, text: Bytes) {
+    let value = HeaderValue::from_maybe_shared(text).ok();
+    headers.extend(value.map(|value| (name, value)));
+}
+
 fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     // Everything rendered here is of visible characters.
     headers.extend(HeaderValue::from_str(text).ok().map(|value| (name, value)));
 }
 
+/// As many as a response with content has, and those that are added to it on its way.
+const HEADERS: usize = 10;
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTET_STREAM: &str = "application/octet-stream";

@@ -19,9 +19,10 @@ use tracing::debug;
 
 use super::config::Config;
 use super::connection::{Connection, ConnectionHandle, SecureConnection};
-use super::handle::{Front, handle};
-use super::metrics::Rejection;
+use super::handle::handle;
+use super::metrics::{RecentSeries, Rejection};
 use super::peer::Peer;
+use super::shared::{Connected, Front};
 use super::sources::{Seat, Sources};
 use super::stream::{Progress, Watched};
 use super::tls::{ALPN_HTTP2, Tls};
@@ -107,12 +108,13 @@ impl Connections {
     ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (front, of_connection) = (Arc::clone(&self.front), ending.clone());
+        let of_connection = Arc::new(ending.clone());
         let (address, seated) = (peer.address, Arc::clone(seat));
+        let connected = self.connected(peer);
         let service = service_fn(move |request| {
             of_connection.head_is_whole();
-            let (front, connection) = (Arc::clone(&front), of_connection.clone());
-            handle(front, peer.clone(), connection, seated.serve(), request)
+            let (connected, connection) = (Arc::clone(&connected), Arc::clone(&of_connection));
+            handle(connected, connection, seated.serve(), request)
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -158,6 +160,14 @@ impl Connections {
         }
     }
 
+    fn connected(&self, peer: Peer) -> Arc<Connected> {
+        Arc::new(Connected {
+            front: Arc::clone(&self.front),
+            peer,
+            series: RecentSeries::default(),
+        })
+    }
+
     async fn serve_http2(
         &self,
         connection: SecureConnection,
@@ -172,18 +182,18 @@ impl Connections {
         };
         let mut open = streams.open.subscribe();
         ending.talks_on();
-        let front = Arc::clone(&self.front);
-        let is_shared = front.peers.is_trusted(address.ip());
+        let is_shared = self.front.peers.is_trusted(address.ip());
+        let connected = self.connected(peer);
         let source = (!is_shared).then(|| Source::of(address.ip()));
         let places = self.streams.of(source);
         let of_connection = ending.clone();
         let service = service_fn(move |request| {
-            let (front, peer, places) = (Arc::clone(&front), peer.clone(), places.clone());
-            let (serving, stream) = (seated.serve(), of_connection.of_stream());
+            let (connected, places) = (Arc::clone(&connected), places.clone());
+            let (serving, stream) = (seated.serve(), Arc::new(of_connection.of_stream()));
             async move {
                 // It waits as a connection would that is not accepted yet.
                 Progress::of_task().take_places(&places).await;
-                handle(front, peer, stream, serving, request).await
+                handle(connected, stream, serving, request).await
             }
         });
         let serving = http2::Builder::new(streams)

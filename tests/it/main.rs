@@ -12,6 +12,7 @@
 mod policy;
 mod privilege;
 mod pull;
+mod at_once;
 mod range;
 mod multipart;
 mod window;

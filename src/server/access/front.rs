@@ -121,6 +121,18 @@ impl Access {
         self.terms.read().config.authenticates()
     }
 
+    /// Who a request is by, where nobody can show who they are but by a certificate, which was verified before; else `None`.
+    pub(in crate::server) fn authenticate_at_once(
+        &self,
+        visit: Visit<'_>,
+    ) -> Option<Authenticated> {
+        if self.authenticates() {
+            return None;
+        }
+        // Whatever is shown is meant for somebody else; but the admin port may ask for certificates where this does not.
+        Some(certified(visit.peer, Showing::Nothing).unwrap_or(Authenticated::NOBODY))
+    }
+
     /// Who a request is by. What is shown and wrong is never taken for nothing. Cancel-safe.
     ///
     /// # Errors
@@ -130,11 +142,10 @@ impl Access {
         &self,
         visit: Visit<'_>,
     ) -> Result<Authenticated, Refusal> {
-        let terms = self.terms();
-        if !terms.config.authenticates() {
-            // Whatever is shown is meant for somebody else; but the admin port may ask for certificates where this does not.
-            return Ok(certified(visit.peer, Showing::Nothing).unwrap_or(Authenticated::NOBODY));
+        if let Some(authenticated) = self.authenticate_at_once(visit) {
+            return Ok(authenticated);
         }
+        let terms = self.terms();
         let found = match Shown::of(visit.headers) {
             Shown::Nothing => certified(visit.peer, Showing::Nothing)
                 .ok_or_else(|| Refusal::Wrong(terms.challenge(visit))),
