@@ -26,6 +26,7 @@ mod stream;
 mod access;
 mod peers;
 mod sources;
+mod timer;
 mod connection;
 mod sendfile;
 mod send_buffer;
