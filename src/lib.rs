@@ -32,6 +32,7 @@
 //! - [`app`] builds every floor, joins them, starts and stops them.
 //! - [`sandbox`] gives away rights that this process does not need.
 //! - [`saved`] tells in the log what pulls did not cost the upstreams.
+//! - [`log`] writes the log: many lines at once, and nobody who logs waits for a reader that has stopped.
 //! - [`operator`] asks a running proxy, at its admin port, for what a command wants of it.
 //! - [`config`] is what to run on, checked whole; [`cli`] is what was typed.
 //! - [`server`] is the HTTP front: connections, limits, the one seam of every request, the admin port. *It does not know
@@ -72,6 +73,7 @@
 pub mod app;
 pub mod sandbox;
 pub mod saved;
+pub mod log;
 pub mod operator;
 pub mod config;
 pub mod cli;

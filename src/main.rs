@@ -16,19 +16,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
 
 use layerhold::app::{App, Running};
 use layerhold::cache::{self, Cache, Verify, VerifyProgress, VerifyReport};
 use layerhold::cli::{
     self, ClientConfig, Command, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Options, Stop,
 };
-use layerhold::config::{Config, Log, LogFormat, Sandbox};
+use layerhold::config::{Config, Sandbox};
+use layerhold::log::Logging;
 use layerhold::net::{Chain, parse_size};
 use layerhold::oci::FullReference;
 use layerhold::operator::{self, Admin};
@@ -342,13 +338,17 @@ fn print(text: &str) -> u8 {
 }
 
 fn serve(config: Config, options: &Options) -> u8 {
-    start_log(config.log);
+    // Dropped last, it writes what is left to write.
+    let logging = Logging::start(config.log);
     raise_open_files();
     refuse_core_dumps();
     // Before there are other threads: what is given away is so for those that come.
     if let Err(error) = confine(&config) {
         error!(error = %Chain(&error), "stopped");
         return EXIT_FAILED;
+    }
+    if let Err(source) = logging.hurry() {
+        warn!(error = %source, "the log has no thread of its own: whoever logs waits for its reader");
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // However many fills there are, only so many write and hash at once; the other threads are for short work.
@@ -489,35 +489,6 @@ impl Signals {
 }
 
 /// Logs to stderr. The level is for our own lines; the crates we use are heard from `warn` up.
-fn start_log(log: Log) {
-    let terminal = io::stderr().is_terminal();
-    let text = match log.format {
-        Some(LogFormat::Text) => true,
-        Some(LogFormat::Json) => false,
-        None => terminal,
-    };
-    let level = LevelFilter::from_level(log.level);
-    let targets = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target("layerhold", level);
-    let lines = fmt::layer().with_writer(io::stderr);
-    let lines = if !text {
-        lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed()
-    } else if terminal {
-        // Colours, unless NO_COLOR is set.
-        lines.boxed()
-    } else {
-        lines.with_ansi(false).boxed()
-    };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(targets))
-        .init();
-}
-
 /// Raises the soft limit of open files to the hard one: every client and every blob that is read takes one.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);

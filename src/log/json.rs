@@ -1,0 +1,214 @@
+//! A line for machines: one object, with the fields of the event in their order.
+
+use std::cell::Cell;
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use super::lines::{Lines, Urgency};
+
+/// Makes the lines.
+#[derive(Debug)]
+pub(super) struct JsonLines {
+    lines: Lines,
+}
+
+/// What is used again for the next line of a thread.
+#[derive(Default)]
+struct Scratch {
+    line: Vec<u8>,
+    /// A value that is not text yet.
+    value: String,
+    /// The last second that a line was written in, and how it is written.
+    second: Option<u64>,
+    date: String,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+impl JsonLines {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self { lines }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for JsonLines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        // A value that logs while it is shown finds none, and gets its own.
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        scratch.render(now(), event);
+        let urgency = Urgency::of(*event.metadata().level());
+        self.lines.write(&scratch.line, urgency);
+        SCRATCH.set(Some(scratch));
+    }
+}
+
+impl Scratch {
+    fn render(&mut self, now: Duration, event: &Event<'_>) {
+        self.line.clear();
+        self.line.extend_from_slice(b"{\"timestamp\":\"");
+        self.time(now);
+        self.line.extend_from_slice(b"\",\"level\":\"");
+        let metadata = event.metadata();
+        self.line
+            .extend_from_slice(metadata.level().as_str().as_bytes());
+        self.line.push(b'"');
+        event.record(self);
+        self.entry("target", metadata.target());
+        self.line.extend_from_slice(b"}\n");
+    }
+
+    /// To the microsecond (RFC 3339).
+    fn time(&mut self, now: Duration) {
+        if self.second != Some(now.as_secs()) {
+            self.second = Some(now.as_secs());
+            self.date = date(now.as_secs());
+        }
+        self.line.extend_from_slice(self.date.as_bytes());
+        let mut fraction = *b".000000Z";
+        let mut left = now.subsec_micros();
+        for digit in fraction.iter_mut().rev().skip(1).take(6) {
+            *digit += (left % 10) as u8;
+            left /= 10;
+        }
+        self.line.extend_from_slice(&fraction);
+    }
+
+    fn entry(&mut self, name: &str, value: impl Serialize) {
+        self.line.extend_from_slice(b",\"");
+        // The name of a variable, with dots perhaps.
+        self.line.extend_from_slice(name.as_bytes());
+        self.line.extend_from_slice(b"\":");
+        // Text, numbers and words can always be written.
+        let _ = serde_json::to_writer(&mut self.line, &value);
+    }
+}
+
+/// Since the epoch.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a line says when it was written; nothing is decided by it"
+)]
+fn now() -> Duration {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
+/// Date and time of a second since the epoch, by the Gregorian calendar.
+fn date(seconds: u64) -> String {
+    let (mut days, of_day) = (seconds / DAY, seconds % DAY);
+    let mut year = 1970;
+    while days >= days_of(year) {
+        days -= days_of(year);
+        year += 1;
+    }
+    let mut month = 1;
+    for length in months_of(year) {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (day, hour, minute) = (days + 1, of_day / 3600, of_day / 60 % 60);
+    let second = of_day % 60;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+}
+
+fn days_of(year: u64) -> u64 {
+    months_of(year).iter().sum()
+}
+
+fn months_of(year: u64) -> [u64; 12] {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let february = if is_leap { 29 } else { 28 };
+    [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+impl Visit for Scratch {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.entry(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.entry(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.entry(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.entry(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.entry(field.name(), value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = std::mem::take(&mut self.value);
+        text.clear();
+        // Writing to memory does not fail.
+        let _ = write!(text, "{value:?}");
+        self.entry(field.name(), &text);
+        self.value = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_of_its_day() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_399, "2000-02-28T23:59:59"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (951_868_800, "2000-03-01T00:00:00"),
+            (1_709_210_096, "2024-02-29T12:34:56"),
+            (1_798_761_599, "2026-12-31T23:59:59"),
+            (1_798_761_600, "2027-01-01T00:00:00"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+        let mut scratch = Scratch::default();
+        for (micros, text) in [(0, ".000000Z"), (1_002, ".001002Z"), (999_999, ".999999Z")] {
+            scratch.line.clear();
+            scratch.time(Duration::from_micros(micros));
+            assert_eq!(
+                scratch.line,
+                format!("1970-01-01T00:00:00{text}").as_bytes()
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_stays_within_its_quotation_marks() {
+        let mut scratch = Scratch::default();
+        scratch.entry("path", "/a\"b\\c\n\r\u{1b}[0m\u{7f}\u{fc}");
+        scratch.entry("bytes", 17_u64);
+        scratch.entry("ms", 0.125);
+        scratch.entry("nothing", f64::NAN);
+        let line = String::from_utf8([b"{\"a\":1", &*scratch.line, b"}"].concat()).unwrap();
+        assert!(line.bytes().all(|it| it >= b' '), "{line:?}");
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["path"], "/a\"b\\c\n\r\u{1b}[0m\u{7f}\u{fc}");
+        assert_eq!(
+            (&object["bytes"], &object["ms"]),
+            (&17.into(), &0.125.into())
+        );
+        assert!(object["nothing"].is_null());
+    }
+}
