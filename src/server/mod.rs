@@ -48,5 +48,6 @@ pub use health::Health;
 pub use listen::{BindError, Ports, Server, StartError};
 pub use metrics::Metrics;
 pub use purge::{PurgeReport, PurgedReference, fuzz_purge_order};
+pub use respond::bench_response;
 pub use tls::{TlsError, TlsFault, check_files};
 pub use verify::{VerifyLine, fuzz_verify_order};
