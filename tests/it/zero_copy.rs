@@ -1,11 +1,16 @@
 //! Large hits go from their file to the socket by themselves, and nobody can tell but by the clock.
 
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use futures_util::future::join_all;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::{Advice, fadvise};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use socket2::SockRef;
+use tokio::net::TcpStream;
 
 use crate::harness::{
     APP, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair,
@@ -46,6 +51,34 @@ async fn the_kernel_sends_a_large_hit() {
     // Now and then the page cache says that it lacks what it has.
     let most = before + 6.0 * 1024.0 * 1024.0;
     proxy.wait_for_metric(BY_KERNEL, &[], |it| it >= most).await;
+}
+
+/// The proxy's end of a client's connection; it is of this process.
+fn other_end(of: SocketAddr) -> OwnedFd {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    let fds = fds.filter_map(|it| it.ok()?.file_name().to_str()?.parse().ok());
+    let mut copies = fds.filter_map(|fd| pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).ok());
+    let is_it = |fd: &OwnedFd| {
+        let peer = SockRef::from(fd).peer_addr();
+        peer.is_ok_and(|it| it.as_socket() == Some(of))
+    };
+    copies.find(is_it).unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_held_back_behind_a_large_hit() {
+    let (_upstream, proxy, blob) = warm(2 * MIB + 17).await;
+    let client = TcpStream::connect(proxy.registry).await.unwrap();
+    let address = client.local_addr().unwrap();
+    let mut connection = Connection::over(client);
+    for _ in 0..2 {
+        let answer = proxy.blob(APP, blob.digest()).send_on(connection).await;
+        let (whole, back) = answer.whole_and_connection().await;
+        whole.is(200, blob.bytes());
+        assert!(!SockRef::from(&other_end(address)).tcp_cork().unwrap());
+        connection = back;
+    }
 }
 
 #[tokio::test]
