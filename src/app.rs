@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::cache::{self, Cache};
 use crate::config::Config;
+use crate::log;
 use crate::proxy::{self, Proxy};
 use crate::saved::Savings;
 use crate::server::{self, Access, Health, Server, StartError, Terms};
@@ -80,6 +81,7 @@ impl App {
         let cache_metrics = cache::Metrics::register(&registry)?;
         let proxy_metrics = proxy::Metrics::register(&registry)?;
         let upstream_metrics = upstream::Metrics::register(&registry)?;
+        log::register(&registry)?;
         register_build(&registry)?;
 
         let cache_config = config.cache.clone();

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_log::NormalizeEvent;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -41,12 +42,13 @@ impl JsonLines {
 
 impl<S: Subscriber> Layer<S> for JsonLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // A value that logs while it is shown finds none, and gets its own.
-        let mut scratch = SCRATCH.take().unwrap_or_default();
+        // A value that logs while it is shown finds none, as what is dropped with its thread does, and gets its own.
+        let found = SCRATCH.try_with(Cell::take).ok().flatten();
+        let mut scratch = found.unwrap_or_default();
         scratch.render(now(), event);
         let urgency = Urgency::of(*event.metadata().level());
         self.lines.write(&scratch.line, urgency);
-        SCRATCH.set(Some(scratch));
+        let _ = SCRATCH.try_with(|it| it.set(Some(scratch)));
     }
 }
 
@@ -56,12 +58,14 @@ impl Scratch {
         self.line.extend_from_slice(b"{\"timestamp\":\"");
         self.time(now);
         self.line.extend_from_slice(b"\",\"level\":\"");
-        let metadata = event.metadata();
+        // An event of a library that knows another way to log says in fields of its own where it is from.
+        let normalized = event.normalized_metadata();
+        let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
         self.line
             .extend_from_slice(metadata.level().as_str().as_bytes());
         self.line.push(b'"');
         event.record(self);
-        self.entry("target", metadata.target());
+        self.text("target", metadata.target());
         self.line.extend_from_slice(b"}\n");
     }
 
@@ -81,13 +85,29 @@ impl Scratch {
         self.line.extend_from_slice(&fraction);
     }
 
-    fn entry(&mut self, name: &str, value: impl Serialize) {
+    fn name(&mut self, name: &str) {
         self.line.extend_from_slice(b",\"");
         // The name of a variable, with dots perhaps.
         self.line.extend_from_slice(name.as_bytes());
         self.line.extend_from_slice(b"\":");
+    }
+
+    fn entry(&mut self, name: &str, value: impl Serialize) {
+        self.name(name);
         // Text, numbers and words can always be written.
         let _ = serde_json::to_writer(&mut self.line, &value);
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        // Nearly all is as it is written (RFC 8259 §7).
+        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+        if !value.bytes().all(is_plain) {
+            return self.entry(name, value);
+        }
+        self.name(name);
+        self.line.push(b'"');
+        self.line.extend_from_slice(value.as_bytes());
+        self.line.push(b'"');
     }
 }
 
@@ -127,7 +147,7 @@ fn days_of(year: u64) -> u64 {
 }
 
 fn months_of(year: u64) -> [u64; 12] {
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let february = if is_leap { 29 } else { 28 };
     [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 }
@@ -136,7 +156,7 @@ const DAY: u64 = 24 * 60 * 60;
 
 impl Visit for Scratch {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.entry(field.name(), value);
+        self.text(field.name(), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
@@ -160,14 +180,91 @@ impl Visit for Scratch {
         text.clear();
         // Writing to memory does not fail.
         let _ = write!(text, "{value:?}");
-        self.entry(field.name(), &text);
+        self.text(field.name(), &text);
         self.value = text;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Write};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
+
+    /// What was written, by either of two ways.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Written {
+        /// The lines, without the time that each was written at.
+        fn lines(&self) -> Vec<String> {
+            let text = String::from_utf8(self.0.lock().clone()).unwrap();
+            let timeless = |line: &str| {
+                let (time, rest) =
+                    line.split_at("{'timestamp':'2026-11-23T12:34:56.123456Z'".len());
+                assert!(
+                    time.starts_with("{\"timestamp\":\"2") && time.ends_with("Z\""),
+                    "{line}"
+                );
+                rest.to_owned()
+            };
+            text.lines().map(timeless).collect()
+        }
+    }
+
+    fn log_something() {
+        let (nothing, something) = (None::<&str>, Some(0.25));
+        let quick = Duration::from_micros(1500);
+        tracing::info!(client = %"192.0.2.1", tls = true, nothing, something, ?quick, "request");
+        tracing::warn!(
+            n = -3_i64,
+            big = u64::MAX,
+            huge = u128::MAX,
+            tiny = 1e-7,
+            "numbers"
+        );
+        tracing::error!(error = %"a \"b\"\\\n\u{1b}[0m\u{7f}\u{fc}\u{2028}", r#type = "x", "");
+        tracing::debug!(target: "some::where", not = f64::NAN, "{} and {}", 1, "two\t");
+        tracing::info!(a.b = 1, none = true);
+        let record = tracing_log::log::Record::builder()
+            .level(tracing_log::log::Level::Warn)
+            .target("a_library")
+            .args(format_args!("told \"otherwise\""))
+            .build();
+        tracing_log::format_trace(&record).unwrap();
+    }
+
+    #[test]
+    fn a_line_is_as_the_library_would_have_written_it() {
+        let (ours, theirs) = (Written::default(), Written::default());
+        let lines = JsonLines::new(Lines::new(ours.clone()));
+        let made = theirs.clone();
+        let library = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .with_writer(move || made.clone());
+        let both = tracing_subscriber::registry().with(lines).with(library);
+        tracing::subscriber::with_default(both, log_something);
+        let (ours, theirs) = (ours.lines(), theirs.lines());
+        assert_eq!(theirs.len(), 6, "{theirs:#?}");
+        assert_eq!(ours, theirs);
+    }
 
     #[test]
     fn a_time_is_of_its_day() {
@@ -197,7 +294,7 @@ mod tests {
     #[test]
     fn a_value_stays_within_its_quotation_marks() {
         let mut scratch = Scratch::default();
-        scratch.entry("path", "/a\"b\\c\n\r\u{1b}[0m\u{7f}\u{fc}");
+        scratch.text("path", "/a\"b\\c\n\r\u{1b}[0m\u{7f}\u{fc}");
         scratch.entry("bytes", 17_u64);
         scratch.entry("ms", 0.125);
         scratch.entry("nothing", f64::NAN);

@@ -9,6 +9,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing::{Level, warn};
 
+use super::metrics;
+
 /// Lines that wait to be written. Clones are the same.
 #[derive(Clone)]
 pub(super) struct Lines(Arc<Shared>);
@@ -82,19 +84,20 @@ impl Lines {
     pub(super) fn write(&self, line: &[u8], urgency: Urgency) {
         let shared = &self.0;
         let mut state = shared.state.lock();
-        if !state.is_apart {
-            // A log that cannot be written has nowhere to say so.
-            let _ = state.out.as_mut().map(|out| out.write_all(line));
-            return;
-        }
-        if !state.has_room(line.len()) && !state.is_stuck {
+        if state.is_apart && !state.has_room(line.len()) && !state.is_stuck {
             let is_full = |state: &mut State| state.is_apart && !state.has_room(line.len());
             let written = &shared.written;
             let waited = written.wait_while_for(&mut state, is_full, shared.patience);
             state.is_stuck |= waited.timed_out();
         }
+        if !state.is_apart {
+            // A log that cannot be written has nowhere to say so.
+            let _ = state.out.as_mut().map(|out| out.write_all(line));
+            return;
+        }
         if !state.has_room(line.len()) {
             state.lost += 1;
+            metrics::lost();
             return;
         }
         let is_first = state.waiting.is_empty();
@@ -198,6 +201,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    use prometheus::Registry;
+
     use super::*;
 
     /// Somebody who takes a write only when told to.
@@ -276,6 +281,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_stopped_stops_nobody_and_what_is_lost_is_counted() {
+        let registry = Registry::new();
+        metrics::register(&registry).unwrap();
         let (lines, tell, taken) = lines(Duration::from_millis(50));
         lines.write_apart().unwrap();
         let line = [b'x'; 64 << 10];
@@ -285,6 +292,10 @@ mod tests {
         }
         let lost = lines.0.state.lock().lost;
         assert!(lost > 0);
+        let told = registry.gather()[0].get_metric()[0]
+            .get_counter()
+            .get_value();
+        assert_eq!(told, lost as f64);
         // It reads again.
         drop(tell);
         while lines.0.state.lock().is_stuck {

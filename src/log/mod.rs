@@ -4,12 +4,14 @@
 //! somebody may have to act upon goes at once; the others within milliseconds, and all of them before the process ends.
 //!
 //! Whoever reads slowly slows us down, so that no line is lost. Whoever stops reading does not stop us: then lines are lost
-//! and counted, and the log says how many once it is read again.
+//! and counted, and the log says how many once it is read again. A process that is killed takes those of its last milliseconds
+//! with it, warnings and errors excepted.
 //!
 //! **What is absent:** nothing here knows what is logged.
 
 mod json;
 mod lines;
+mod metrics;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -24,6 +26,8 @@ use tracing_subscriber::{Layer, fmt};
 use crate::config::{Log, LogFormat};
 use json::JsonLines;
 use lines::{Lines, Urgency};
+
+pub use metrics::register;
 
 /// The log of this process; dropped, it writes what it has.
 #[derive(Debug)]
