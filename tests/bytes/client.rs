@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     pub(crate) complete: AtomicU64,
     /// Bytes of bodies that were read.
     pub(crate) taken: AtomicU64,
+    /// Those of them that were asked for as one piece of a blob that is large, and were all read.
+    large: AtomicU64,
     /// Bytes that whoever left had asked for and did not read.
     pub(crate) left: AtomicU64,
 }
@@ -52,15 +54,21 @@ impl Tally {
         counter.load(Ordering::SeqCst) as f64
     }
 
+    /// Bytes of large pieces of blobs that were read to their end.
+    pub(crate) fn large(&self) -> f64 {
+        Self::read(&self.large)
+    }
+
     /// Counts anew.
     pub(crate) fn reset(&self) {
         let Self {
             asked,
             complete,
             taken,
+            large,
             left,
         } = self;
-        for counter in [asked, complete, taken, left] {
+        for counter in [asked, complete, taken, large, left] {
             counter.store(0, Ordering::SeqCst);
         }
     }
@@ -327,6 +335,9 @@ impl Asked {
             }
         }
         let taken = part.end - part.start;
+        if taken >= LARGE_BYTES {
+            scene.tally.large.fetch_add(taken, Ordering::SeqCst);
+        }
         (taken, Some(answer.into_connection()))
     }
 }
@@ -380,4 +391,6 @@ fn length_of(part: &Range<u64>) -> usize {
     length(part.clone())
 }
 
+/// What goes from its file to the socket by itself, where that is possible.
+pub(crate) const LARGE_BYTES: u64 = 1 << 20;
 const PART_BYTES_MAX: u64 = 20_000_000;

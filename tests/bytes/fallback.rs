@@ -60,6 +60,7 @@ async fn all_is_right_without(way: Way, calls: &[i64], error: Errno, said: &[&st
     scene.crowd(CLIENTS, Duration::from_millis(500)).await;
     let counted = Counted::by(&scene.binary).await;
     counted.agrees(before, &scene.tally);
+    assert_eq!(counted.by_kernel, 0.0);
     let warned = warnings(&scene.binary);
     let expected = said.iter().map(|it| ((*it).to_owned(), 1)).collect();
     assert_eq!(warned, expected, "{way:?}, {error:?}");
@@ -78,7 +79,19 @@ async fn every_byte_is_right_where_reading_without_waiting_is_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_byte_is_right_where_sendfile_is_refused() {
+    let _turn = turn().await;
+    for error in [Errno::INVAL, Errno::NOSYS] {
+        all_is_right_without(Way::Plain, &[libc::SYS_sendfile], error, &[NO_SENDFILE]).await;
+    }
+    // What cannot be seen to be in memory is not sent from there.
+    let calls = [libc::SYS_sendfile, libc::SYS_preadv2];
+    all_is_right_without(Way::Plain, &calls, Errno::PERM, &[NO_NOWAIT]).await;
+}
+
 const NO_NOWAIT: &str = "a file cannot be read without waiting, reading it on other threads";
+const NO_SENDFILE: &str = "sendfile is refused, reading instead";
 /// At the border between small and large, and beyond it.
 const LENS: &[u64] = &[
     1,

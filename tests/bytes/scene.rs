@@ -167,6 +167,8 @@ pub(crate) struct Counted {
     pub(crate) failed: f64,
     pub(crate) bytes: f64,
     pub(crate) hits: f64,
+    /// Bytes that the kernel sent from files.
+    pub(crate) by_kernel: f64,
 }
 
 impl Counted {
@@ -181,6 +183,7 @@ impl Counted {
             failed: ended("failed"),
             bytes: sum(&text, "layerhold_response_bytes_total", &[]),
             hits: outcome("hit"),
+            by_kernel: sum(&text, "layerhold_response_sendfile_bytes_total", &[]),
         }
     }
 
