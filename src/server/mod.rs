@@ -26,7 +26,6 @@ mod stream;
 mod access;
 mod peers;
 mod sources;
-mod timer;
 mod connection;
 mod sendfile;
 mod send_buffer;

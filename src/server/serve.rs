@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,7 +25,6 @@ use super::peer::Peer;
 use super::shared::{Connected, Front};
 use super::sources::{Seat, Sources};
 use super::stream::{Progress, Watched};
-use super::timer::LateTimer;
 use super::tls::{ALPN_HTTP2, Tls};
 use crate::net::{Chain, Source};
 
@@ -120,37 +117,32 @@ impl Connections {
             handle(connected, connection, seated.serve(), request)
         });
         let serving = http1::Builder::new()
-            .timer(LateTimer)
+            .timer(TokioTimer::new())
             .header_read_timeout(self.config.header_read_timeout)
             .max_buf_size(BUFFER_BYTES_MAX)
             .max_header_size(BUFFER_BYTES_MAX)
             .writev(true)
             .serve_connection(TokioIo::new(connection), service);
         let mut serving = std::pin::pin!(serving);
-        // Asked only when it has something to say: its words are kept under locks that all connections share.
-        let mut word = FuturesUnordered::from_iter([self.word(seat, false)]);
-        let served = loop {
-            let told = tokio::select! {
-                biased;
-                served = serving.as_mut() => break served,
-                word = word.select_next_some() => word,
-            };
-            match told {
-                // The connection is not dropped but told, and served to its end.
-                Word::Stop => {
+        let served = async {
+            // The connection is not dropped but told, and served to its end.
+            tokio::select! {
+                served = serving.as_mut() => return served,
+                () = self.stopping.cancelled() => serving.as_mut().graceful_shutdown(),
+            }
+            serving.as_mut().await
+        };
+        // Dropped at the end of the drain, what is still under way is reset, not ended in order.
+        let served = tokio::select! {
+            served = served => served,
+            () = self.breaking_off.cancelled() => return ending.break_off(),
+            // Nothing is lost: it is idle, or within its head. Or an answer is leaving yet, of which TLS keeps some back.
+            () = seat.ended() => {
+                if ending.has_unsent() {
                     serving.as_mut().graceful_shutdown();
-                    word.push(self.word(seat, true));
+                    let _ = timeout(FAREWELL, serving).await;
                 }
-                // Dropped at the end of the drain, what is still under way is reset, not ended in order.
-                Word::BreakOff => return ending.break_off(),
-                // Nothing is lost: it is idle, or within its head. Or an answer is leaving yet, of which TLS keeps some back.
-                Word::MakeRoom => {
-                    if ending.has_unsent() {
-                        serving.as_mut().graceful_shutdown();
-                        let _ = timeout(FAREWELL, serving).await;
-                    }
-                    return made_room(address);
-                }
+                return made_room(address);
             }
         };
         match served {
@@ -165,15 +157,6 @@ impl Connections {
                 debug!(peer = %address, error = %Chain(&error), "connection ended");
             }
             Ok(()) => {}
-        }
-    }
-
-    /// The next word of the rest of the program to a connection. Cancel-safe.
-    async fn word(&self, seat: &Seat, is_stopping: bool) -> Word {
-        tokio::select! {
-            () = self.stopping.cancelled(), if !is_stopping => Word::Stop,
-            () = self.breaking_off.cancelled() => Word::BreakOff,
-            () = seat.ended() => Word::MakeRoom,
         }
     }
 
@@ -253,16 +236,6 @@ impl Connections {
             None => debug!(peer = %address, "idle connection closed"),
         }
     }
-}
-
-/// What a connection is told.
-enum Word {
-    /// To take no more requests.
-    Stop,
-    /// To end at once.
-    BreakOff,
-    /// To go, as it waits and another one of its source has come.
-    MakeRoom,
 }
 
 /// A connection that waited was closed for another one of its source.
