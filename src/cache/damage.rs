@@ -20,7 +20,8 @@ impl Index {
         if let Some(file) = self.open_already(digest) {
             return Some(file);
         }
-        let opened = self.disk.open_blob(digest);
+        let close_another = || self.close_one();
+        let opened = self.disk.open_blob_or_make_room(digest, close_another);
         let size = self.size_of(digest)?;
         match opened {
             Ok(Some((file, found))) if found == size && self.is_right(digest, &file, size) => {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::clock;
@@ -183,9 +184,25 @@ impl Disk {
 
     /// Opens a published file; `None` when there is none.
     pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        let opened = opening().open(self.layout.blob(digest));
-        let check = self.faults.check(Operation::Open, Area::Blobs);
-        match check.and(opened) {
+        self.open_blob_or_make_room(digest, || false)
+    }
+
+    /// The same. While there is no descriptor left for it, `make_room` is asked to give one back, and it is tried again as
+    /// often as that does.
+    pub(super) fn open_blob_or_make_room(
+        &self,
+        digest: &Digest,
+        make_room: impl Fn() -> bool,
+    ) -> io::Result<Option<(File, u64)>> {
+        let path = self.layout.blob(digest);
+        let opened = loop {
+            let check = self.faults.check(Operation::Open, Area::Blobs);
+            match check.and_then(|()| opening().open(&path)) {
+                Err(error) if lacks_descriptors(&error) && make_room() => {}
+                opened => break opened,
+            }
+        };
+        match opened {
             Ok(file) => {
                 let check = self.faults.check(Operation::Stat, Area::Blobs);
                 let metadata = self.counted("stat", check.and(file.metadata()))?;
@@ -659,6 +676,12 @@ impl Disk {
         let mut left = self.left.lock();
         left.retain(|path| self.unlink(path, Area::Staging).is_err());
     }
+}
+
+/// Whether this process has, or all have, as many open files as they may.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let code = Errno::from_io_error(error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// A published file by what the file system says of it; what cannot have been published is none.

@@ -510,6 +510,15 @@ impl Index {
         Some(file)
     }
 
+    /// Closes the least recently used of the files that are kept open and that nobody reads. Whether there was one.
+    pub(super) fn close_one(&self) -> bool {
+        let mut state = self.state.lock();
+        let closed = state.open.remove_first(|file| Arc::strong_count(file) == 1);
+        // As above.
+        drop(state);
+        closed.is_some()
+    }
+
     /// Forgets a present digest, whose file is gone.
     pub(super) fn forget_present(&self, digest: &Digest) {
         if let Some(victim) = self.take_out(digest) {

@@ -67,6 +67,13 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         Some(value)
     }
 
+    /// Forgets the least recently used key whose value is so, and gives both.
+    pub fn remove_first(&mut self, is_so: impl Fn(&V) -> bool) -> Option<(K, V)> {
+        let is_so = |key: &&K| self.peek(key).is_some_and(&is_so);
+        let key = self.order.values().find(is_so)?.clone();
+        self.remove(&key).map(|value| (key, value))
+    }
+
     /// All keys and values, in no order; their places in the order unchanged.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, (_, value))| (key, value))
@@ -97,6 +104,18 @@ mod tests {
         assert_eq!(lru.peek(&"b"), None);
         assert_eq!(lru.insert("c", 4), Some(("c", 3)));
         assert_eq!(lru.remove(&"a"), Some(1));
+        assert_eq!(lru.len(), 1);
+    }
+    #[test]
+    fn the_first_that_is_so_goes_and_no_other() {
+        let mut lru = Lru::new(9);
+        for (key, value) in [("a", 1), ("b", 2), ("c", 4)] {
+            lru.insert(key, value);
+        }
+        assert_eq!(lru.remove_first(|it| it % 2 == 0), Some(("b", 2)));
+        lru.touch(&"a");
+        assert_eq!(lru.remove_first(|_| true), Some(("c", 4)));
+        assert_eq!(lru.remove_first(|it| *it > 1), None);
         assert_eq!(lru.len(), 1);
     }
 }

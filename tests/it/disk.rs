@@ -196,6 +196,36 @@ async fn pitfall_21_a_hit_outlives_whatever_its_disk_refuses() {
 }
 
 #[tokio::test]
+async fn where_descriptors_run_out_a_file_that_is_kept_open_is_closed_for_another() {
+    let (upstream, proxy) = scene().await;
+    let [first, second] = [(); 2].map(|()| serve(&upstream, LEN));
+    for blob in [&first, &second] {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let proxy = proxy.restart().await;
+    let pull = async |blob: &Blob| {
+        let head = proxy.pull_blob(APP, blob).await;
+        assert_eq!(head.cache_status(), "layerhold; hit");
+        upstream.count(&get(blob.digest()))
+    };
+    assert_eq!(pull(&first).await, 1);
+    proxy
+        .faults()
+        .fail_once(Operation::Open, Area::Blobs, EMFILE, 0);
+    assert_eq!(pull(&second).await, 1);
+    assert_eq!(proxy.faults().struck(), 1);
+    let failed = [("operation", "open")];
+    let failed = proxy.metric("layerhold_disk_errors_total", &failed).await;
+    assert_eq!(failed, 0.0);
+    // The other is not kept any more; and where closing does not help, it ends.
+    proxy.faults().fail(Operation::Open, Area::Blobs, EMFILE, 0);
+    proxy.pull_blob(APP, &first).await;
+    assert_eq!(upstream.count(&get(first.digest())), 2);
+    assert_recovers(&proxy).await;
+    assert_consistent(&proxy, "closed for another").await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_set_aside_is_neither_served_nor_forgotten() {
     let (upstream, proxy) = scene().await;
     let blob = serve(&upstream, LEN);
