@@ -51,7 +51,10 @@ impl Outgoing {
         match body {
             Ok(file) => {
                 let judge = file.judge();
-                let on_end: OnEnd = Box::new(move |end, bytes| on_end(judge(end), bytes));
+                let on_end: OnEnd = Box::new(move |_, _| {
+                    let (end, bytes) = judge();
+                    on_end(end, bytes);
+                });
                 Self::File(Metered::new(file, sent, on_end))
             }
             Err(body) => Self::Alone(Metered::new(body, sent, on_end)),

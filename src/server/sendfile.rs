@@ -193,12 +193,20 @@ impl FileBody {
         }
     }
 
-    /// Tells how it ended, where the HTTP library knows no more than that it could not be written.
-    pub(super) fn judge(&self) -> impl Fn(End) -> End + Send + use<> {
-        let fate = Arc::clone(&self.fate);
-        move |end| {
-            let has_failed = end == End::Abandoned && fate.has_failed.load(Ordering::Acquire);
-            if has_failed { End::Failed } else { end }
+    /// Tells how it ended and how many of its bytes went out, to be asked at its end. The HTTP library knows no more than that
+    /// it could not be written, and the connection counts the heads, too: to it the last bytes may be missing and all be sent.
+    pub(super) fn judge(&self) -> impl FnOnce() -> (End, u64) + Send + use<> {
+        let (fate, length) = (Arc::clone(&self.fate), self.length);
+        move || {
+            let sent = fate.sent.load(Ordering::Acquire);
+            let end = if sent == length {
+                End::Complete
+            } else if fate.has_failed.load(Ordering::Acquire) {
+                End::Failed
+            } else {
+                End::Abandoned
+            };
+            (end, sent)
         }
     }
 }

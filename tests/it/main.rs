@@ -50,6 +50,7 @@ mod reload;
 mod notify;
 mod limits;
 mod zero_copy;
+mod zero_copy_ends;
 mod peers;
 mod sources;
 mod metrics;
