@@ -111,9 +111,9 @@ impl Filler {
     /// [`FillError::NotKept`] when there is no room or the disk refuses; the followers know already.
     pub async fn begin(&mut self, size: Option<u64>) -> Result<(), FillError> {
         let admitted = self.admit(size, false).await?;
-        // Nobody waits for a file to be made to hear how large it will be.
+        self.open(admitted).await?;
         self.say_begun();
-        self.open(admitted).await
+        Ok(())
     }
 
     /// As [`Filler::begin`], and goes on from what a former process has left: gives how many bytes there are already. None,
