@@ -1,8 +1,8 @@
 //! A fill in progress as its readers see it: how far it is, its recent bytes, and how it ended.
 //!
 //! Nobody leads and nobody waits for anybody's socket. Whoever keeps up reads the ring of recent bytes; whoever falls
-//! behind reads the staging file; what is in neither does not exist. The last byte is not readable before the digest has
-//! been found right.
+//! behind reads the staging file, or has the kernel send it; what is in neither does not exist. The last byte is not
+//! readable before the digest has been found right.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -153,7 +153,7 @@ impl Fill {
     }
 
     /// The file that has the byte at `offset`, and how many of the `left` bytes from there on it has for certain.
-    fn file_at(&self, offset: u64, left: u64) -> Option<At> {
+    fn file_at(&self, offset: u64, left: u64) -> Option<(Arc<File>, u64)> {
         // What is not written by us may be written by a successor, and is none of ours.
         let left = left.min(self.ring.lock().written.saturating_sub(offset));
         let (file, left) = match self.tail.get() {
@@ -161,7 +161,7 @@ impl Fill {
             Some((begin, _)) => (self.file.get()?, left.min(begin - offset)),
             None => (self.file.get()?, left),
         };
-        (left > 0).then(|| At::File(Arc::clone(file), left))
+        (left > 0).then(|| (Arc::clone(file), left))
     }
 }
 
@@ -280,6 +280,32 @@ impl Follower {
         }
     }
 
+    /// Waits until there is something to read at `offset`, or there will be nothing. Cancel-safe.
+    pub(super) async fn arrives(&mut self, offset: u64) {
+        let settled = |progress: &Progress| progress.readable > offset || progress.end.is_some();
+        // Where nobody brings it any more, reading says so.
+        let _ = self.progress.wait_for(settled).await;
+    }
+
+    /// The file that has the bytes at `offset` now, and how many of them may be read from it; `None` when there are none, or
+    /// none yet, or it takes [`Follower::at`] to find out.
+    pub(super) fn file_at(&self, offset: u64) -> Option<(Arc<File>, u64)> {
+        let readable = {
+            let progress = self.progress.borrow();
+            match &progress.end {
+                Some(Err(FillError::NotKept(handover))) => progress.readable.min(handover.staged),
+                Some(Err(_)) => return None,
+                Some(Ok(_)) | None => progress.readable,
+            }
+        };
+        self.fill.read_from.store(offset, Ordering::Relaxed);
+        if self.fill.ring.lock().at(offset).is_some() {
+            // What was hashed, whatever has become of the file.
+            return None;
+        }
+        self.fill.file_at(offset, readable.checked_sub(offset)?)
+    }
+
     /// Waits until there is something to read at `offset`. Cancel-safe.
     pub(super) async fn at(&mut self, offset: u64) -> Result<At, FillError> {
         self.fill.read_from.store(offset, Ordering::Relaxed);
@@ -296,7 +322,8 @@ impl Follower {
                     // Only what is staged is sure to stay readable; the rest comes from upstream, hashed anew.
                     let left = handover.staged.saturating_sub(offset);
                     let staged = self.fill.file_at(offset, left);
-                    return staged.ok_or(FillError::NotKept(handover));
+                    let (file, left) = staged.ok_or(FillError::NotKept(handover))?;
+                    return Ok(At::File(file, left));
                 }
                 Some(Err(error)) => return Err(error),
                 Some(Ok(_)) | None => {}
@@ -307,7 +334,7 @@ impl Follower {
                 return Ok(At::Memory(bytes));
             }
             match self.fill.file_at(offset, left) {
-                Some(at) => return Ok(at),
+                Some((file, left)) => return Ok(At::File(file, left)),
                 // The fill has failed since, and let go of what was not written: that is news.
                 None if !has_ended => {}
                 None => return Err(FillError::Abandoned),
@@ -343,13 +370,17 @@ const RING_BYTES_MAX: usize = 2 << 20;
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn what_was_not_written_when_the_fill_failed_is_no_end() {
+    fn fill() -> Arc<Fill> {
         let repository = Repository {
             namespace: crate::oci::Namespace::parse("docker.io").unwrap(),
             name: crate::oci::RepositoryName::parse("library/debian").unwrap(),
         };
-        let fill = Fill::new(Digest::of(crate::oci::Algorithm::Sha256, b""), repository);
+        Fill::new(Digest::of(crate::oci::Algorithm::Sha256, b""), repository)
+    }
+
+    #[tokio::test]
+    async fn what_was_not_written_when_the_fill_failed_is_no_end() {
+        let fill = fill();
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let mut follower = Follower::new(Arc::clone(&fill), metrics);
         fill.ring.lock().push(Bytes::from_static(b"bytes"));
@@ -367,6 +398,61 @@ mod tests {
         };
         let (read, ()) = tokio::join!(reading, failing);
         assert!(matches!(read, Err(FillError::NotKept(_))), "{read:?}");
+    }
+
+    #[tokio::test]
+    async fn invariant_06_a_file_is_readable_up_to_the_mark_and_where_it_is_written() {
+        let fill = fill();
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let follower = Follower::new(Arc::clone(&fill), metrics);
+        let len_at = |offset| follower.file_at(offset).map(|(_, len)| len);
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        fill.file.set(Arc::clone(&file)).unwrap();
+        fill.ring.lock().push(Bytes::from(vec![7; 100]));
+        fill.progress.send_modify(|it| it.readable = 99);
+        assert_eq!(len_at(0), None, "nothing is written yet");
+        fill.ring.lock().wrote(60);
+        assert_eq!(len_at(0), None, "it is in memory");
+        fill.ring.lock().forget();
+        assert_eq!(
+            (len_at(0), len_at(59), len_at(60)),
+            (Some(60), Some(1), None)
+        );
+        fill.ring.lock().wrote(100);
+        assert_eq!(
+            (len_at(10), len_at(99), len_at(200)),
+            (Some(89), None, None)
+        );
+        assert_eq!(fill.wanted_from(), 200, "what a file's reader has passed");
+        let tail = Arc::new(tempfile::tempfile().unwrap());
+        fill.tail.set((50, Arc::clone(&tail))).unwrap();
+        assert_eq!((len_at(10), len_at(50)), (Some(40), Some(49)));
+        assert!(Arc::ptr_eq(&follower.file_at(50).unwrap().0, &tail));
+        fill.end(Ok(100));
+        assert_eq!((len_at(99), len_at(100)), (Some(1), None));
+    }
+
+    #[test]
+    fn who_reads_the_file_of_a_fill_that_failed_is_told_so() {
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let handover = Handover {
+            staged: 70,
+            digester: Box::new(Digester::new(crate::oci::Algorithm::Sha256)),
+            is_resumed: false,
+        };
+        let kept = FillError::NotKept(handover);
+        for (error, readable) in [(FillError::Abandoned, None), (kept, Some(60))] {
+            let fill = fill();
+            let follower = Follower::new(Arc::clone(&fill), metrics.clone());
+            fill.file
+                .set(Arc::new(tempfile::tempfile().unwrap()))
+                .unwrap();
+            fill.ring.lock().push(Bytes::from(vec![7; 100]));
+            fill.ring.lock().wrote(100);
+            fill.progress.send_modify(|it| it.readable = 99);
+            fill.end(Err(error));
+            assert_eq!(follower.file_at(10).map(|(_, len)| len), readable);
+        }
     }
 
     #[test]

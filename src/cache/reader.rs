@@ -185,19 +185,33 @@ impl Content {
         }
     }
 
-    /// The file that has the bytes at `offset`, at most `max` of them; `None` when they are not in a file, or not to be had
-    /// from it: then reading them says what to do.
+    /// The file that has the bytes at `offset`, at most `max` of them; `None` when they are not in a file, or not yet, or not
+    /// to be had from it: then reading them says what to do.
     pub fn file_at(&self, offset: u64, max: u64) -> Option<FilePart> {
-        let Self::Blob(blob) = self else {
-            return None;
+        let (file, left) = match self {
+            Self::Blob(blob) if !blob.buffers.may_fail(Area::Blobs) => {
+                let left = blob.size().saturating_sub(offset);
+                (Arc::clone(&blob.file.file), left)
+            }
+            Self::Follower(follower, buffers) if !buffers.may_fail(Area::Staging) => {
+                follower.file_at(offset)?
+            }
+            Self::Blob(_) | Self::Follower(..) | Self::Unreadable(_) => return None,
         };
-        let len = blob.size().saturating_sub(offset).min(max);
-        let may_fail = blob.buffers.may_fail(Area::Blobs);
-        (len > 0 && !may_fail).then(|| FilePart {
-            file: Arc::clone(&blob.file.file),
-            offset,
-            len,
-        })
+        let len = left.min(max);
+        (len > 0).then_some(FilePart { file, offset, len })
+    }
+
+    /// Waits until [`Content::file_at`] or [`Content::read_at`] has an answer for this offset at once. Cancel-safe.
+    pub async fn arrives(&mut self, offset: u64) {
+        if let Self::Follower(follower, _) = self {
+            follower.arrives(offset).await;
+        }
+    }
+
+    /// Whether its bytes are in a file, or will be.
+    pub fn is_in_file(&self) -> bool {
+        matches!(self, Self::Blob(_) | Self::Follower(..))
     }
 
     /// Reads everything, when it is at most `max` bytes.

@@ -200,6 +200,41 @@ impl BlobStream {
         Ok(bytes)
     }
 
+    /// Whether it is `length` bytes in a row of content that is in a file, or arrives in one: what comes another way after
+    /// all comes from [`BlobStream::next`].
+    pub fn is_in_file(&self, length: u64) -> bool {
+        let From::Cache(content) = &self.from else {
+            return false;
+        };
+        let end = match &self.part {
+            Some(part) => Some(part.end),
+            None => content.size(),
+        };
+        content.is_in_file()
+            && self.later.is_empty()
+            && end.and_then(|end| end.checked_sub(self.position)) == Some(length)
+    }
+
+    /// As [`BlobStream::next`], but empty when the next bytes are in a file by the time that they are there. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlobStream::next`].
+    pub async fn next_unless_in_file(&mut self) -> Result<Option<Bytes>, StreamError> {
+        // A window may bring them sooner than the fill.
+        let is_passed_by = self.wanted().is_some_and(|it| it.is_small());
+        if let From::Cache(content) = &mut self.from
+            && self.first.is_none()
+            && !is_passed_by
+        {
+            content.arrives(self.position).await;
+            if self.file().is_some() {
+                return Ok(Some(Bytes::new()));
+            }
+        }
+        self.next().await
+    }
+
     /// The file that the next bytes are in, as many of them as are wanted in a row; `None` when they come another way, or it
     /// takes [`BlobStream::next`] to find out.
     pub fn file(&self) -> Option<cache::FilePart> {
@@ -214,6 +249,9 @@ impl BlobStream {
     /// Passes over the next bytes, which went out from [`BlobStream::file`].
     pub fn skip(&mut self, bytes: u64) {
         self.position += bytes;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.caught_up();
+        }
     }
 
     /// What may come beside a fill.

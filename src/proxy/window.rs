@@ -72,6 +72,13 @@ pub(super) struct Wanted {
     pub(super) run_end: u64,
 }
 
+impl Wanted {
+    /// Whether a window may bring it.
+    pub(super) fn is_small(&self) -> bool {
+        self.part.end - self.part.start <= WINDOW_BYTES_MAX
+    }
+}
+
 /// The bytes of one window.
 #[derive(Debug)]
 struct Reader {
@@ -137,8 +144,7 @@ impl FillWindows {
         let (Some(size), Wanted { position, part, .. }) = (size, wanted) else {
             return Verdict::Wait;
         };
-        let is_small = part.end - part.start <= WINDOW_BYTES_MAX;
-        if front > *position || !is_small || part.end >= size {
+        if front > *position || !wanted.is_small() || part.end >= size {
             return Verdict::Wait;
         }
         let mut state = self.state.lock();
@@ -247,6 +253,11 @@ impl Ahead {
                 Verdict::Open(taken) => self.open = Some(self.begin(taken)),
             }
         }
+    }
+
+    /// The fill had the bytes first.
+    pub(super) fn caught_up(&mut self) {
+        self.open = None;
     }
 
     fn begin(&self, taken: Taken) -> Reader {

@@ -42,7 +42,7 @@ impl ResponseBody {
     pub(super) fn in_file(self, files: &FileQueue) -> Result<FileBody, Self> {
         match self {
             Self::Blob(stream, Some(length))
-                if length >= LARGE_BYTES && stream.file().is_some_and(|it| it.len == length) =>
+                if length >= LARGE_BYTES && stream.is_in_file(length) =>
             {
                 Ok(FileBody::new(stream, length, files.clone()))
             }

@@ -453,8 +453,13 @@ impl Sending {
                         self.source = Source::Idle(stream);
                         return attempt;
                     }
+                    let is_in_file = stream.file().is_some();
                     self.source = Source::Reading(Box::pin(async move {
-                        let read = stream.next().await;
+                        let read = if is_in_file {
+                            stream.next().await
+                        } else {
+                            stream.next_unless_in_file().await
+                        };
                         (stream, read)
                     }));
                 }

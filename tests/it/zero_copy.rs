@@ -12,12 +12,18 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use layerhold::cache::{Area, Operation};
+
+use crate::harness::registry::Gate;
 use crate::harness::{
-    APP, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair,
+    APP, Answer, At, Binary, Blob, Connection, End, FakeRegistry, Fault, KIB, MIB, TestProxy, get,
+    pair,
 };
 
 /// What the kernel sent from files.
 const BY_KERNEL: &str = "layerhold_response_sendfile_bytes_total";
+/// What a client has read of what is arriving.
+const BEGUN: usize = 80 * KIB;
 
 /// A proxy that has a blob of this length.
 async fn warm(len: usize) -> (FakeRegistry, TestProxy, Blob) {
@@ -82,14 +88,13 @@ async fn nothing_is_held_back_behind_a_large_hit() {
 }
 
 #[tokio::test]
-async fn small_hits_and_what_is_still_arriving_are_not_affected() {
+async fn small_hits_and_small_parts_of_what_arrives_are_not_affected() {
     let (upstream, proxy, _) = warm(MIB - 1).await;
     let large = Blob::random(3 * MIB);
     upstream.serve_blob(APP, &large);
-    let head = proxy.pull_blob(APP, &large).await;
-    assert_eq!(head.cache_status(), "layerhold; fwd=miss; stored");
-    proxy.wait_for_fills("published", 2.0).await;
     let part = proxy.blob(APP, large.digest()).range("bytes=7-1000006");
+    part.whole().await.is(206, &large.bytes()[7..1_000_007]);
+    proxy.wait_for_fills("published", 2.0).await;
     part.whole().await.is(206, &large.bytes()[7..1_000_007]);
     assert_eq!(proxy.metric(BY_KERNEL, &[]).await, 0.0);
 }
@@ -97,13 +102,31 @@ async fn small_hits_and_what_is_still_arriving_are_not_affected() {
 #[tokio::test]
 async fn every_byte_of_any_part_is_right_for_many_clients_at_once() {
     let (_upstream, proxy, blob) = warm(20 * MIB + 77).await;
+    pull_parts(&proxy, &blob).await;
+}
+
+#[tokio::test]
+async fn every_byte_of_any_part_is_right_while_it_arrives() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(20 * MIB + 77);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(9 * MIB + 1));
+    let arriving = async {
+        gate.reached().await;
+        gate.open();
+    };
+    tokio::join!(pull_parts(&proxy, &blob), arriving);
+}
+
+/// Many clients that ask for any parts of a blob.
+async fn pull_parts(proxy: &TestProxy, blob: &Blob) {
     let seed: u64 = rand::rng().random();
     println!("seed {seed}");
     let client = async |n: u64| {
         let mut random = SmallRng::seed_from_u64(seed + n);
         let mut connection = Connection::open(proxy.registry).await;
         for _ in 0..24 {
-            let (start, end) = any_part(&mut random, &blob);
+            let (start, end) = any_part(&mut random, blob);
             let request = proxy.blob(APP, blob.digest());
             let request = request.range(&format!("bytes={start}-{}", end - 1));
             let mut answer = request.send_on(connection).await;
@@ -121,9 +144,99 @@ async fn every_byte_of_any_part_is_right_for_many_clients_at_once() {
     join_all((0..8).map(client)).await;
     assert!(proxy.metric(BY_KERNEL, &[]).await > 0.0);
     // Nobody is left behind.
+    for left in ["layerhold_connections", "layerhold_followers"] {
+        proxy.wait_for_metric(left, &[], |it| it == 0.0).await;
+    }
+}
+
+/// A blob of which so much has arrived, and clients that are in the middle of that.
+async fn arriving(arrived: usize) -> (FakeRegistry, TestProxy, Blob, Gate, Vec<Answer>) {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(24 * MIB + 7);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(arrived));
+    let request = proxy.blob(APP, blob.digest());
+    let mut readers = join_all((0..4).map(|_| request.send())).await;
+    for reader in &mut readers {
+        assert_eq!(reader.read(BEGUN).await, blob.bytes()[..BEGUN]);
+    }
+    gate.reached().await;
+    (upstream, proxy, blob, gate, readers)
+}
+
+#[tokio::test]
+async fn the_kernel_sends_what_somebody_is_behind_of_a_fill() {
+    let (upstream, proxy, blob, gate, mut readers) = arriving(16 * MIB + 1).await;
+    for reader in &mut readers {
+        let more = reader.read(12 * MIB).await;
+        assert!(more == blob.bytes()[BEGUN..BEGUN + 12 * MIB]);
+    }
+    // All but what was recent when there was room for it.
+    let most = 8.0 * 1024.0 * 1024.0;
+    proxy.wait_for_metric(BY_KERNEL, &[], |it| it >= most).await;
+    // All that came is to be had, though no more comes.
+    for reader in &mut readers {
+        let from = BEGUN + 12 * MIB;
+        let more = reader.read(16 * MIB + 1 - from).await;
+        assert!(more == blob.bytes()[from..16 * MIB + 1]);
+    }
+    gate.open();
+    let rest = readers.into_iter();
+    join_all(rest.map(|it| it.continues(&blob, 16 * MIB + 1))).await;
+    assert_eq!(upstream.count(&get(blob.digest())), 1);
+}
+
+#[tokio::test]
+async fn invariant_06_the_kernel_does_not_send_the_last_byte_of_what_is_wrong() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(24 * MIB + 7);
+    upstream.serve_blob(APP, &blob);
+    let last = blob.len() - 1;
+    upstream.always(get(blob.digest()), Fault::Corrupt(last));
+    let gate = upstream.hold(get(blob.digest()), At::Byte(last));
+    let request = proxy.blob(APP, blob.digest());
+    let readers = join_all((0..4).map(|_| request.send())).await;
+    let ends = async {
+        gate.reached().await;
+        gate.open();
+    };
+    let (spoiled, ()) = tokio::join!(join_all(readers.into_iter().map(Answer::whole)), ends);
+    for whole in spoiled {
+        assert!(whole.bytes.len() <= last);
+        assert!(blob.bytes().starts_with(&whole.bytes));
+        assert_eq!(whole.end, End::Reset);
+    }
+    assert!(proxy.metric(BY_KERNEL, &[]).await > 0.0);
+}
+
+#[tokio::test]
+async fn a_fill_that_fails_breaks_off_whoever_the_kernel_sends_it_to() {
+    let (upstream, proxy, blob, gate, readers) = arriving(16 * MIB + 1).await;
+    upstream.stop().await;
+    gate.open();
+    for whole in join_all(readers.into_iter().map(Answer::whole)).await {
+        assert_ne!(whole.end, End::Complete);
+        let end = BEGUN + whole.bytes.len();
+        assert!(end <= 16 * MIB + 1 && whole.bytes == blob.bytes()[BEGUN..end]);
+    }
+    assert!(proxy.metric(BY_KERNEL, &[]).await > 0.0);
+    let failed = [("end", "failed")];
     proxy
-        .wait_for_metric("layerhold_connections", &[], |it| it == 0.0)
+        .wait_for_metric("layerhold_responses_total", &failed, |it| it == 4.0)
         .await;
+}
+
+#[tokio::test]
+async fn what_the_disk_takes_no_more_of_goes_around_it_in_mid_body() {
+    let (upstream, proxy, blob, gate, readers) = arriving(12 * MIB).await;
+    upstream.allow_concurrent_transfers();
+    const ENOSPC: i32 = 28;
+    let faults = proxy.faults();
+    faults.fail(Operation::Write, Area::Staging, ENOSPC, 2);
+    gate.open();
+    join_all(readers.into_iter().map(|it| it.continues(&blob, BEGUN))).await;
+    assert!(faults.struck() > 0);
+    assert!(proxy.metric(BY_KERNEL, &[]).await > 0.0);
 }
 
 #[tokio::test]
