@@ -141,8 +141,20 @@ async fn ask(binary: &Binary, upstreams: [&FakeRegistry; 2], row: &Row) -> Came 
     }
 }
 
-/// What is counted of requests, but for their times.
+/// What is counted of requests, but for their times, when every response that was begun has ended.
 async fn counts(binary: &Binary) -> BTreeMap<String, f64> {
+    poll("all responses to end", async || {
+        let counts = counts_now(binary).await;
+        let sum = |of: &str| {
+            let all = counts.iter().filter(|(series, _)| series.starts_with(of));
+            all.map(|(_, value)| value).sum::<f64>()
+        };
+        (sum("layerhold_requests_total{") == sum("layerhold_responses_total{")).then_some(counts)
+    })
+    .await
+}
+
+async fn counts_now(binary: &Binary) -> BTreeMap<String, f64> {
     let text = binary.metrics().await;
     let counted = text.lines().filter_map(|it| it.rsplit_once(' '));
     let names = ["requests_total", "responses_total", "sent_bytes", "denied"];
