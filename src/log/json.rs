@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
-use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::Context;
 
 use super::lines::{Lines, Urgency};
@@ -25,9 +26,6 @@ struct Scratch {
     line: Vec<u8>,
     /// A value that is not text yet.
     value: String,
-    /// The last second that a line was written in, and how it is written.
-    second: Option<u64>,
-    date: String,
 }
 
 thread_local! {
@@ -45,7 +43,7 @@ impl<S: Subscriber> Layer<S> for JsonLines {
         // A value that logs while it is shown finds none, as what is dropped with its thread does, and gets its own.
         let found = SCRATCH.try_with(Cell::take).ok().flatten();
         let mut scratch = found.unwrap_or_default();
-        scratch.render(now(), event);
+        scratch.render(event);
         let urgency = Urgency::of(*event.metadata().level());
         self.lines.write(&scratch.line, urgency);
         let _ = SCRATCH.try_with(|it| it.set(Some(scratch)));
@@ -53,10 +51,10 @@ impl<S: Subscriber> Layer<S> for JsonLines {
 }
 
 impl Scratch {
-    fn render(&mut self, now: Duration, event: &Event<'_>) {
+    fn render(&mut self, event: &Event<'_>) {
         self.line.clear();
         self.line.extend_from_slice(b"{\"timestamp\":\"");
-        self.time(now);
+        self.time();
         self.line.extend_from_slice(b"\",\"level\":\"");
         // An event of a library that knows another way to log says in fields of its own where it is from.
         let normalized = event.normalized_metadata();
@@ -70,19 +68,11 @@ impl Scratch {
     }
 
     /// To the microsecond (RFC 3339).
-    fn time(&mut self, now: Duration) {
-        if self.second != Some(now.as_secs()) {
-            self.second = Some(now.as_secs());
-            self.date = date(now.as_secs());
-        }
-        self.line.extend_from_slice(self.date.as_bytes());
-        let mut fraction = *b".000000Z";
-        let mut left = now.subsec_micros();
-        for digit in fraction.iter_mut().rev().skip(1).take(6) {
-            *digit += (left % 10) as u8;
-            left /= 10;
-        }
-        self.line.extend_from_slice(&fraction);
+    fn time(&mut self) {
+        self.value.clear();
+        // Writing to memory does not fail.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut self.value));
+        self.line.extend_from_slice(self.value.as_bytes());
     }
 
     fn name(&mut self, name: &str) {
@@ -111,49 +101,6 @@ impl Scratch {
     }
 }
 
-/// Since the epoch.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a line says when it was written; nothing is decided by it"
-)]
-fn now() -> Duration {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default()
-}
-
-/// Date and time of a second since the epoch, by the Gregorian calendar.
-fn date(seconds: u64) -> String {
-    let (mut days, of_day) = (seconds / DAY, seconds % DAY);
-    let mut year = 1970;
-    while days >= days_of(year) {
-        days -= days_of(year);
-        year += 1;
-    }
-    let mut month = 1;
-    for length in months_of(year) {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    let (day, hour, minute) = (days + 1, of_day / 3600, of_day / 60 % 60);
-    let second = of_day % 60;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
-}
-
-fn days_of(year: u64) -> u64 {
-    months_of(year).iter().sum()
-}
-
-fn months_of(year: u64) -> [u64; 12] {
-    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let february = if is_leap { 29 } else { 28 };
-    [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
-}
-
-const DAY: u64 = 24 * 60 * 60;
-
 impl Visit for Scratch {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.text(field.name(), value);
@@ -178,7 +125,7 @@ impl Visit for Scratch {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut text = std::mem::take(&mut self.value);
         text.clear();
-        // Writing to memory does not fail.
+        // As above.
         let _ = write!(text, "{value:?}");
         self.text(field.name(), &text);
         self.value = text;
@@ -189,6 +136,7 @@ impl Visit for Scratch {
 mod tests {
     use std::io::{self, Write};
     use std::sync::Arc;
+    use std::time::Duration;
 
     use parking_lot::Mutex;
     use tracing_subscriber::layer::SubscriberExt;
@@ -264,31 +212,6 @@ mod tests {
         let (ours, theirs) = (ours.lines(), theirs.lines());
         assert_eq!(theirs.len(), 6, "{theirs:#?}");
         assert_eq!(ours, theirs);
-    }
-
-    #[test]
-    fn a_time_is_of_its_day() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00"),
-            (951_782_399, "2000-02-28T23:59:59"),
-            (951_782_400, "2000-02-29T00:00:00"),
-            (951_868_800, "2000-03-01T00:00:00"),
-            (1_709_210_096, "2024-02-29T12:34:56"),
-            (1_798_761_599, "2026-12-31T23:59:59"),
-            (1_798_761_600, "2027-01-01T00:00:00"),
-            (4_107_542_400, "2100-03-01T00:00:00"),
-        ] {
-            assert_eq!(date(seconds), text);
-        }
-        let mut scratch = Scratch::default();
-        for (micros, text) in [(0, ".000000Z"), (1_002, ".001002Z"), (999_999, ".999999Z")] {
-            scratch.line.clear();
-            scratch.time(Duration::from_micros(micros));
-            assert_eq!(
-                scratch.line,
-                format!("1970-01-01T00:00:00{text}").as_bytes()
-            );
-        }
     }
 
     #[test]
