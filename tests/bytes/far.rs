@@ -1,6 +1,6 @@
 //! What waits in the kernel for a client: little where it is near, and as much as the way is long where it is far.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use rand::Rng;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 use crate::content::Content;
-use crate::harness::{APP, Binary, Connection, End, KIB, MIB};
+use crate::harness::{Binary, Connection, KIB, MIB};
 use crate::process::turn;
-use crate::scene::{Scene, Way, choices};
+use crate::scene::{Scene, Way, choices, whole};
 use crate::seed;
 use crate::source::{Pace, Source};
 use crate::tun::Distance;
@@ -31,7 +30,7 @@ struct Socket {
 
 impl Socket {
     /// Those from a place to another one.
-    fn all(from: SocketAddr, to: std::net::IpAddr) -> Vec<Self> {
+    fn all(from: SocketAddr, to: IpAddr) -> Vec<Self> {
         let filter = format!("src {from} and dst {to}");
         let told = Command::new("ss").args(["-tinmOH"]).arg(filter).output();
         let told = told.unwrap();
@@ -55,10 +54,9 @@ impl Socket {
     }
 }
 
-/// Pulls a blob as fast as it comes, whole and right, and meanwhile looks at the socket that it comes from: the most that was
-/// seen once some of it had come.
-async fn watched(binary: &Binary, content: &Content, stream: TcpStream) -> Socket {
-    let (from, to) = (binary.registry, stream.local_addr().unwrap().ip());
+/// Looks at the socket that a blob comes from, to an address, while it is pulled: the most that was seen once some of it had
+/// come.
+async fn watched(from: SocketAddr, to: IpAddr, pulling: impl Future<Output = String>) -> Socket {
     let is_over = Arc::new(AtomicBool::new(false));
     let over = Arc::clone(&is_over);
     let looking = tokio::task::spawn_blocking(move || {
@@ -75,27 +73,9 @@ async fn watched(binary: &Binary, content: &Content, stream: TcpStream) -> Socke
         }
         most
     });
-    pull(content, Connection::over(stream)).await;
+    pulling.await;
     is_over.store(true, Ordering::SeqCst);
     looking.await.unwrap()
-}
-
-async fn pull(content: &Content, mut connection: Connection) {
-    let digest = content.digest();
-    let head = format!("GET /v2/{APP}/blobs/{digest} HTTP/1.1\r\nHost: cache\r\n\r\n");
-    connection.write(head.as_bytes()).await.unwrap();
-    let mut answer = connection.head("GET").await;
-    let mut at = 0;
-    let end = loop {
-        match answer.piece().await {
-            Ok(piece) => {
-                assert_eq!(content.differs(at, &piece), None);
-                at += piece.len() as u64;
-            }
-            Err(end) => break end,
-        }
-    };
-    assert_eq!((at, end), (content.len(), End::Complete));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,8 +92,10 @@ async fn the_way_to_a_client_that_is_far_is_filled() {
     let mut most = Socket::default();
     for _ in 0..10 {
         let stream = distance.connect(binary.registry).await;
-        assert_eq!(stream.local_addr().unwrap().ip(), distance.there);
-        let seen = watched(&binary, &content, stream).await;
+        let to = stream.local_addr().unwrap().ip();
+        assert_eq!(to, distance.there);
+        let pulling = whole(Connection::over(stream), &content);
+        let seen = watched(binary.registry, to, pulling).await;
         println!("{seen:?}");
         most.buffer = most.buffer.max(seen.buffer);
         most.in_flight = most.in_flight.max(seen.in_flight);
@@ -132,26 +114,21 @@ async fn little_waits_for_a_client_that_is_near() {
         let scene = Scene::start(seed(), (way, &[128 << 20]), |it| it).await;
         let content = &scene.contents[0];
         scene.warm().await;
+        let from = scene.binary.registry;
+        let mut sent = 0;
         for _ in 0..3 {
-            let stream = TcpStream::connect(scene.binary.registry).await.unwrap();
-            let seen = match way {
-                Way::Plain => watched(&scene.binary, content, stream).await,
-                Way::Tls => {
-                    let (tls, binary) = (scene.tls(), &scene.binary);
-                    let (from, to) = (binary.registry, stream.local_addr().unwrap());
-                    let stream = tls.over(stream).await.unwrap();
-                    let pulling = pull(content, Connection::over(stream));
-                    let looking = async {
-                        sleep(Duration::from_millis(50)).await;
-                        let seen = Socket::all(from, to.ip());
-                        seen.into_iter().next().unwrap_or_default()
-                    };
-                    tokio::join!(pulling, looking).1
-                }
+            let stream = TcpStream::connect(from).await.unwrap();
+            let to = stream.local_addr().unwrap().ip();
+            let connection = match way {
+                Way::Plain => Connection::over(stream),
+                Way::Tls => Connection::over(scene.tls().over(stream).await.unwrap()),
             };
+            let seen = watched(from, to, whole(connection, content)).await;
             println!("{way:?}: {seen:?}");
             assert!(seen.buffer <= NEAR_BYTES + 64 * KIB, "{way:?}: {seen:?}");
+            sent = sent.max(seen.sent);
         }
+        assert!(sent >= BEGUN, "{way:?}: it was never looked at");
     }
 }
 

@@ -6,9 +6,9 @@ use rand::Rng;
 use tokio::task::JoinSet;
 
 use crate::content::Content;
-use crate::harness::{APP, KIB, MIB};
+use crate::harness::{KIB, MIB};
 use crate::process::{Usage, turn};
-use crate::scene::{Scene, Way, choices};
+use crate::scene::{Scene, Way, ask, choices};
 use crate::seed;
 use crate::source::Pace;
 
@@ -66,14 +66,7 @@ async fn crowd(scene: &Arc<Scene>, content: &Content) {
 
 async fn take(scene: &Scene, content: &Content, n: u64) {
     let start = choices(scene.seed, n).random_range(0..content.len() - SHARE_BYTES);
-    let mut connection = scene.open().await;
-    let head = format!(
-        "GET /v2/{APP}/blobs/{} HTTP/1.1\r\nHost: cache\r\nRange: bytes={start}-\r\n\r\n",
-        content.digest()
-    );
-    connection.write(head.as_bytes()).await.unwrap();
-    let mut answer = connection.head("GET").await;
-    assert_eq!(answer.head.status, 206);
+    let mut answer = ask(scene.open().await, content, start).await;
     let mut at = start;
     while at < start + SHARE_BYTES {
         let piece = answer.piece().await.unwrap();

@@ -12,7 +12,8 @@ use crate::client::{Tally, pull};
 use crate::content::Content;
 use crate::harness::proxy::{published, sum};
 use crate::harness::{
-    APP, Authority, Binary, Blob, Connection, End, Manifest, NAME, ProxyBuilder, TlsClient, poll,
+    APP, Answer, Authority, Binary, Blob, Connection, End, MIB, Manifest, NAME, ProxyBuilder,
+    TlsClient, poll,
 };
 use crate::source::{Pace, Source};
 
@@ -26,6 +27,38 @@ pub(crate) struct Scene {
     pub(crate) manifests: Vec<(String, Manifest)>,
     pub(crate) tally: Tally,
     tls: Option<TlsClient>,
+}
+
+/// Asks for a blob, from somewhere on to its end; the head is there.
+pub(crate) async fn ask(mut connection: Connection, content: &Content, from: u64) -> Answer {
+    let range = match from {
+        0 => String::new(),
+        from => format!("Range: bytes={from}-\r\n"),
+    };
+    let digest = content.digest();
+    let head = format!("GET /v2/{APP}/blobs/{digest} HTTP/1.1\r\nHost: cache\r\n{range}\r\n");
+    connection.write(head.as_bytes()).await.unwrap();
+    let answer = connection.head("GET").await;
+    let status = if from == 0 { 200 } else { 206 };
+    assert_eq!(answer.head.status, status, "{:?}", answer.head);
+    answer
+}
+
+/// Pulls a blob, whole and right: how the cache came by it.
+pub(crate) async fn whole(connection: Connection, content: &Content) -> String {
+    let mut answer = ask(connection, content, 0).await;
+    let mut at = 0;
+    let end = loop {
+        match answer.piece().await {
+            Ok(piece) => {
+                assert_eq!(content.differs(at, &piece), None);
+                at += piece.len() as u64;
+            }
+            Err(end) => break end,
+        }
+    };
+    assert_eq!((at, end), (content.len(), End::Complete));
+    answer.head.cache_status().to_owned()
 }
 
 /// How clients speak.
@@ -111,26 +144,7 @@ impl Scene {
 
     /// Pulls one blob, whole and right: how the cache came by it.
     pub(crate) async fn pull(&self, content: &Content) -> String {
-        let mut connection = self.open().await;
-        let head = format!(
-            "GET /v2/{APP}/blobs/{} HTTP/1.1\r\nHost: cache\r\n\r\n",
-            content.digest()
-        );
-        connection.write(head.as_bytes()).await.unwrap();
-        let mut answer = connection.head("GET").await;
-        assert_eq!(answer.head.status, 200, "{:?}", answer.head);
-        let mut at = 0;
-        let end = loop {
-            match answer.piece().await {
-                Ok(piece) => {
-                    assert_eq!(content.differs(at, &piece), None);
-                    at += piece.len() as u64;
-                }
-                Err(end) => break end,
-            }
-        };
-        assert_eq!((at, end), (content.len(), End::Complete));
-        answer.head.cache_status().to_owned()
+        whole(self.open().await, content).await
     }
 
     /// Has so many clients pull for so long.
@@ -196,8 +210,8 @@ impl Counted {
         let abandoned = self.abandoned - before.abandoned;
         let bytes = self.bytes - before.bytes;
         println!(
-            "{asked} requests, {complete} read to their end, {} MiB; {abandoned} abandoned",
-            taken as u64 >> 20
+            "{asked} requests, {complete} read to their end, {:.0} MiB; {abandoned} abandoned",
+            taken / MIB as f64
         );
         let told = format!("{self:?} after {before:?}: {tally:?}");
         assert_eq!(self.failed, before.failed, "{told}");

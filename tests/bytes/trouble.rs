@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::content::Content;
 use crate::harness::{APP, Connection, End, KIB, MIB};
 use crate::process::turn;
-use crate::scene::{Counted, Scene, Way, choices};
+use crate::scene::{Counted, Scene, Way, ask, choices};
 use crate::{CLIENTS, LENS, is_small, run_length, seed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,14 +110,7 @@ async fn a_file_that_is_cut_short_under_its_readers_gives_nobody_a_wrong_byte() 
         let mut readers = Vec::new();
         for n in 0..CLIENTS {
             let start = choices.random_range(0..8 << 20);
-            let mut connection = scene.open().await;
-            let head = format!(
-                "GET /v2/{APP}/blobs/{} HTTP/1.1\r\nHost: cache\r\nRange: bytes={start}-\r\n\r\n",
-                content.digest()
-            );
-            connection.write(head.as_bytes()).await.unwrap();
-            let mut answer = connection.head("GET").await;
-            assert_eq!(answer.head.status, 206);
+            let mut answer = ask(scene.open().await, content, start).await;
             let begun = answer.read(usize::try_from(n).unwrap() * 16 * KIB).await;
             assert_eq!(content.differs(start, &begun), None);
             readers.push((answer, start + begun.len() as u64));
