@@ -238,7 +238,10 @@ impl Asked {
     ) -> (u64, Option<Connection>) {
         let method = match self.expected {
             Expected::Bodiless(method, ..) => method,
-            _ => "GET",
+            Expected::Blob(..)
+            | Expected::Parts(..)
+            | Expected::Manifest(_)
+            | Expected::Refused(_) => "GET",
         };
         let mut answer = connection.head(method).await;
         let (status, length) = (answer.head.status, answer.head.content_length());

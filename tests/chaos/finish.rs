@@ -147,10 +147,10 @@ async fn resources(run: &Run, instance: &Instance) {
         let (files, others) = instance.descriptors();
         // What is published may be kept open for the next reader, once. Whoever checks content has another one for a moment.
         let mut seen = BTreeSet::new();
-        let is_leaked = |it: &String| {
-            it.contains("(deleted)") || it.contains("/staging/") || !seen.insert(it.clone())
+        let is_leaked = |it: &&String| {
+            it.contains("(deleted)") || it.contains("/staging/") || !seen.insert((*it).clone())
         };
-        let leaked: Vec<String> = files.iter().cloned().filter(is_leaked).collect();
+        let leaked: Vec<String> = files.iter().filter(is_leaked).cloned().collect();
         if leaked.is_empty() || Instant::now() > deadline {
             break (files.len(), others, leaked);
         }

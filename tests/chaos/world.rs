@@ -292,7 +292,7 @@ fn size(n: usize, choices: &mut SmallRng) -> usize {
         1 => 0,
         2 => 1,
         3 => 9 * MIB,
-        _ if n % 4 == 0 => choices.random_range(100..300 * KIB),
+        _ if n.is_multiple_of(4) => choices.random_range(100..300 * KIB),
         _ => choices.random_range(300 * KIB..4 * MIB),
     }
 }

@@ -11,6 +11,10 @@
 //! system on which a file is open for writing, as `LOCK` is, cannot be remounted read-only by anybody but the kernel, which
 //! does so when it finds an error; permissions do not bind root, and are not tried.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
+#![expect(
+    clippy::print_stdout,
+    reason = "seeds are printed, and shown when a test fails"
+)]
 
 mod hang;
 mod volume;

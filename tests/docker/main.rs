@@ -10,7 +10,11 @@
 //! Every test has a client, a proxy and a registry of its own, and looks at what each of them
 //! says: the client's answers, the registry's log, the proxy's metrics and published files.
 //! Clients are told to pull through layerhold with what `layerhold client-config` prints.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot set up has failed"
+)]
 
 mod clients;
 mod partial;

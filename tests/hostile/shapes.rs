@@ -63,7 +63,7 @@ impl Shapes {
             _ => self.ranges(),
         };
         let odd = match self.random.random_range(0..25) {
-            0 if odd.bytes.len() < 8192 => self.unfinished(odd),
+            0 if odd.bytes.len() < 8192 => self.unfinished(&odd),
             _ => odd,
         };
         self.between_good_ones(odd)
@@ -468,7 +468,7 @@ impl Shapes {
     }
 
     /// The first part of another one.
-    fn unfinished(&mut self, odd: Odd) -> Odd {
+    fn unfinished(&mut self, odd: &Odd) -> Odd {
         let head = odd.bytes.windows(4).position(|it| it == b"\r\n\r\n");
         let whole = head.map_or(odd.bytes.len(), |end| end + 3);
         let cut = self.random.random_range(1..=whole);
