@@ -123,6 +123,7 @@ async fn who_makes_room_for_another_gets_the_rest_of_its_answer() {
     let target = format!("/v2/{APP}/blobs/{}", blob.digest());
     let head = format!("GET {target} HTTP/1.1\r\nHost: cache\r\n\r\n");
     pull.write_all(head.as_bytes()).await.unwrap();
+    pull.flush().await.unwrap();
     // Until all of it was handed over: what is missing is on its way, and some of it has not left.
     let (mut received, mut piece) = (Vec::new(), vec![0; 64 * KIB]);
     let complete = [("end", "complete")];

@@ -321,6 +321,7 @@ async fn invariant_12_a_client_that_says_what_it_takes_gets_all_of_it() {
     ]
     .concat();
     client.write_all(&said).await.unwrap();
+    client.flush().await.unwrap();
     gate.reached().await;
     proxy.shut_down();
     let mut heard = BytesMut::new();
@@ -332,6 +333,7 @@ async fn invariant_12_a_client_that_says_what_it_takes_gets_all_of_it() {
         }
     };
     client.write_all(&frame(6, 1, 0, &ping)).await.unwrap();
+    client.flush().await.unwrap();
     gate.open();
     // All of it is with the kernel; the admin port is there as long as somebody is heard out.
     let labels = [("end", "complete")];

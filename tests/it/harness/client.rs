@@ -199,7 +199,12 @@ impl Connection {
 
     /// Writes raw bytes.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        within("the peer to take a request", self.stream.write_all(bytes)).await
+        let writing = async {
+            self.stream.write_all(bytes).await?;
+            // TLS keeps to itself what the socket would not take at once.
+            self.stream.flush().await
+        };
+        within("the peer to take a request", writing).await
     }
 
     /// Says that nothing more will be asked.
