@@ -85,7 +85,8 @@ pub(super) struct ConnectionHandle {
     within_head: Arc<AtomicBool>,
     /// Whether a line feed has come that no carriage return came before.
     bare_feed: Arc<AtomicBool>,
-    /// Whether something of an answer that has ended may be on this side yet.
+    /// Whether something of an answer that has ended may be on this side yet. Where answers share the connection, nobody knows
+    /// when the last frame of one was written, so that it stays so.
     unsent: Arc<AtomicBool>,
     /// Whether the client has things to say while it is answered.
     talks_on: Arc<AtomicBool>,
@@ -102,6 +103,7 @@ impl ConnectionHandle {
         Self {
             is_stream: true,
             expects_much: Arc::clone(&self.expects_much),
+            unsent: Arc::clone(&self.unsent),
             ..Self::default()
         }
     }
@@ -137,7 +139,8 @@ impl ConnectionHandle {
     }
 
     fn flushed(&self, flushed: &Poll<io::Result<()>>) {
-        if flushed.is_ready() {
+        // Of several, one may have ended whose last frame comes next.
+        if flushed.is_ready() && !self.talks_on.load(Ordering::Relaxed) {
             self.unsent.store(false, Ordering::Relaxed);
         }
     }

@@ -138,7 +138,7 @@ impl Connections {
             () = self.breaking_off.cancelled() => return ending.break_off(),
             // Nothing is lost: it is idle, or within its head. Or an answer is leaving yet, of which TLS keeps some back.
             () = seat.ended() => {
-                if ending.has_unsent() {
+                if ending.has_unsent() && seat.may_take_leave() {
                     serving.as_mut().graceful_shutdown();
                     let _ = timeout(FAREWELL, serving).await;
                 }
@@ -220,15 +220,21 @@ impl Connections {
             serving.as_mut().graceful_shutdown();
             // Whoever does not answer that, and asks nothing, is not waited for.
             tokio::select! {
-                served = serving => Some(served),
+                served = serving.as_mut() => Some(served),
                 () = idle(&mut open, patience) => None,
             }
         };
         let served = tokio::select! {
             served = served => served,
             () = self.breaking_off.cancelled() => return ending.break_off(),
-            // As above.
-            () = seat.ended() => return made_room(address),
+            // As above; whoever was answered is told, too, that nothing more is to be asked.
+            () = seat.ended() => {
+                if ending.has_unsent() && seat.may_take_leave() {
+                    serving.as_mut().graceful_shutdown();
+                    let _ = timeout(FAREWELL, serving).await;
+                }
+                return made_room(address);
+            }
         };
         match served {
             Some(Err(error)) => debug!(peer = %address, error = %Chain(&error), "connection ended"),

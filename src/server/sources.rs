@@ -4,6 +4,8 @@
 //! source has as many connections as it may and opens another, that of its own which has been waiting longest makes room: a
 //! client may expect no more of an idle connection (RFC 9112 §9.3), and of heads it is the slowest that goes. Where none is
 //! waiting, all of them are being served, and the new one is closed.
+//!
+//! One that makes room may have a little time yet, for the end of its last answer; no more of them at once than may be there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub(super) struct Sources {
 #[derive(Debug, Default)]
 struct Held {
     count: usize,
+    /// Those that have made room and are not closed yet.
+    leaving: usize,
     /// Gives each wait its number, and so their order.
     waits: u64,
     /// How to end those that are waiting, by the number of their wait.
@@ -78,6 +82,7 @@ impl Sources {
                 let (_, longest) = held.waiting.pop_first()?;
                 longest.cancel();
                 held.count -= 1;
+                held.leaving += 1;
             }
             held.count += 1;
         }
@@ -130,6 +135,14 @@ impl Seat {
         self.ended.cancelled().await;
     }
 
+    /// Whether one that has to make room may take its time over it: no more of a source do than it may have connections, so
+    /// that it never has more than twice as many.
+    pub(super) fn may_take_leave(&self) -> bool {
+        let leaving = self.held.lock().leaving;
+        let of = self.of.as_ref();
+        of.is_some_and(|(sources, _)| leaving <= sources.connections_max)
+    }
+
     /// Who has made room for another waits for nothing more.
     fn wait(&self, state: &mut State) {
         let mut held = self.held.lock();
@@ -154,11 +167,13 @@ impl Drop for Seat {
             held.waiting.remove(&wait);
         }
         // Whoever made room was counted off then.
-        if !self.ended.is_cancelled() {
+        if self.ended.is_cancelled() {
+            held.leaving -= 1;
+        } else {
             held.count -= 1;
-            if held.count == 0 {
-                all.remove(source);
-            }
+        }
+        if held.count == 0 && held.leaving == 0 {
+            all.remove(source);
         }
     }
 }
@@ -219,6 +234,20 @@ mod tests {
         drop(serving.pop());
         let third = sources.seat(source(1)).unwrap();
         assert!(is_ended(&seats[0]) && !is_ended(&seats[1]) && !is_ended(&third));
+    }
+
+    #[test]
+    fn no_more_take_leave_than_may_be_there() {
+        let sources = Arc::new(Sources::new(2));
+        let seats: Vec<_> = (0..6).map(|_| sources.seat(source(1)).unwrap()).collect();
+        let leaving = &seats[..4];
+        assert!(leaving.iter().all(|it| is_ended(it)));
+        assert!(!leaving.iter().any(|it| it.may_take_leave()));
+        let mut seats = seats.into_iter();
+        drop((seats.next(), seats.next()));
+        assert!(seats.as_slice()[0].may_take_leave());
+        assert!(seats.as_slice()[1].may_take_leave());
+        assert!(!Sources::free_seat().may_take_leave());
     }
 
     #[test]

@@ -291,6 +291,55 @@ async fn invariant_12_streams_in_progress_end_before_we_do() {
 }
 
 #[tokio::test]
+async fn who_makes_room_for_another_gets_the_rest_of_its_answers() {
+    let (_upstream, authority, builder) = scene().await;
+    let proxy = builder.set("limits.connections_per_source", 1);
+    let proxy = proxy.start().await;
+    // What the kernel has no room for stays with us.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = socket.connect(proxy.registry).await.unwrap();
+    let from = tcp.local_addr().unwrap();
+    let tls = authority.client().offering(&["h2"]);
+    let mut client = tls.over(tcp).await.unwrap();
+    client.write_all(PREFACE).await.unwrap();
+    client.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    // An answer without a body is handed over at once.
+    let method = [&[0x02, 4][..], b"HEAD"].concat();
+    let head = [&method[..], &[0x87, 0x04, 4], b"/v2/", &[0x01, 13]].concat();
+    let head = [&head, NAME.as_bytes()].concat();
+    let (mut asked, mut waiting) = (0_u32, 0);
+    loop {
+        for _ in 0..50 {
+            let ask = frame(1, END_STREAM | END_HEADERS, 2 * asked + 1, &head);
+            client.write_all(&ask).await.unwrap();
+            asked += 1;
+        }
+        client.flush().await.unwrap();
+        let complete = [("end", "complete")];
+        proxy
+            .wait_for_metric("layerhold_responses_total", &complete, |it| {
+                it == f64::from(asked)
+            })
+            .await;
+        let waited = std::mem::replace(&mut waiting, waiting_bytes(proxy.registry, from));
+        if waiting > 64 * KIB && waiting == waited {
+            break;
+        }
+    }
+    let mut other = Client::open(&authority, proxy.registry, WINDOW).await;
+    let response = other.send(Method::GET, "/v2/", None).await;
+    assert_eq!(response.status(), 200);
+    let answered = |heard: &[u8]| frames(heard).iter().filter(|(kind, _)| *kind == 1).count();
+    let (mut heard, asked) = (BytesMut::new(), usize::try_from(asked).unwrap());
+    while answered(&heard) < asked {
+        let read = within("the rest", client.read_buf(&mut heard)).await;
+        let answers = answered(&heard);
+        assert!(read.unwrap() > 0, "{answers} answers of {asked}");
+    }
+}
+
+#[tokio::test]
 async fn invariant_12_a_client_that_says_what_it_takes_gets_all_of_it() {
     let (upstream, authority, builder) = scene().await;
     let proxy = builder.start().await;
@@ -414,6 +463,18 @@ async fn invariant_10_heads_and_resets_without_measure_end_the_connection() {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+
+/// Bytes that wait in the kernel to be sent from one address to another (`/proc/net/tcp`, `tx_queue`).
+fn waiting_bytes(from: SocketAddr, to: SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ports = [from, to].map(|it| format!(":{:04X}", it.port()));
+    let mut rows = table
+        .lines()
+        .map(|it| it.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|it| it[1].ends_with(&ports[0]) && it[2].ends_with(&ports[1]));
+    let (queue, _) = row.unwrap()[4].split_once(':').unwrap();
+    usize::from_str_radix(queue, 16).unwrap()
+}
 
 /// A frame (RFC 9113 §4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
