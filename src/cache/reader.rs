@@ -360,13 +360,31 @@ async fn read_file<F: Send + Sync + 'static>(
     Ok(buffers.wrap(buffer, read))
 }
 
-/// Reads what is in memory. Where nobody can tell what is, nothing is: the file system may not know how (`EOPNOTSUPP`), nor
-/// an old kernel (`ENOSYS`, `EINVAL`), and a sandbox may forbid to ask (`EPERM`).
+/// Reads what is in memory.
+///
+/// What is cut short is read as far as it goes, and the rest asked for next; nothing at all is asked for again, patiently. So it
+/// does no harm that Linux 5.9 and 5.10 cut such reads short where there was more.
 fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    let slices = &mut [IoSliceMut::new(buffer)];
-    match rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT) {
+    unless_refused(&REFUSED, || {
+        let slices = &mut [IoSliceMut::new(buffer)];
+        rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT)
+    })
+}
+
+/// Where nobody can tell what is in memory, nothing is: the file system may not know how (`EOPNOTSUPP`), nor an old kernel
+/// (`ENOSYS`, `EINVAL`), and a sandbox may forbid to ask (`EPERM`). Then nobody is asked again: the last three are answers to
+/// all that this process reads, and the first is one to all of the cache, whose files are on one file system, since what is
+/// published is renamed there.
+fn unless_refused(
+    refused: &Once,
+    read: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    if refused.is_completed() {
+        return Err(Errno::AGAIN);
+    }
+    match read() {
         Err(error @ (Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM)) => {
-            REFUSED.call_once(|| {
+            refused.call_once(|| {
                 warn!(error = %error, "a file cannot be read without waiting, reading it on other threads");
             });
             Err(Errno::AGAIN)
@@ -375,5 +393,31 @@ fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Err
     }
 }
 
-/// Reading without waiting was refused, and the log says so.
+/// Reading without waiting was refused, the log says so, and it is not tried again.
 static REFUSED: Once = Once::new();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_once_is_not_asked_for_again() {
+        for error in [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::PERM] {
+            let refused = Once::new();
+            let mut asked = 0;
+            let mut read = |answer| {
+                let read = unless_refused(&refused, || {
+                    asked += 1;
+                    answer
+                });
+                (read, asked)
+            };
+            // What is not in memory now may be later, and an error is one of this file.
+            assert_eq!(read(Err(Errno::AGAIN)), (Err(Errno::AGAIN), 1));
+            assert_eq!(read(Err(Errno::IO)), (Err(Errno::IO), 2));
+            assert_eq!(read(Ok(3)), (Ok(3), 3));
+            assert_eq!(read(Err(error)), (Err(Errno::AGAIN), 4));
+            assert_eq!(read(Ok(3)), (Err(Errno::AGAIN), 4), "{error}");
+        }
+    }
+}
