@@ -109,8 +109,13 @@ impl Stage {
     }
 
     /// Appends all chunks, and takes those bytes into the digest that the file took, also when it did not take all. Gives
-    /// their number. Blocks.
+    /// their number. Where the file was changed behind our back, nothing counts as written any more. Blocks.
     pub(super) fn write(&mut self, chunks: &[Bytes]) -> (u64, io::Result<()>) {
+        if let Err(error) = self.check_size() {
+            // Nothing that is in it is read any more.
+            (self.written, self.digester) = (0, Digester::new(self.digest.algorithm()));
+            return (0, self.disk.counted("stat", Err(error)));
+        }
         let file = self.tail.as_ref().map_or(&self.file, |(_, tail)| tail);
         let (written, result) = match self.disk.faults().check(Operation::Write, Area::Staging) {
             Ok(()) => write_all(file, chunks),
@@ -126,6 +131,15 @@ impl Stage {
         self.written += written as u64;
         let result = result.or_else(|error| self.disk.counted("pwrite", Err(error)));
         (written as u64, result)
+    }
+
+    /// Somebody may have cut the file meanwhile. Written behind the cut, it would have a hole that nobody sees any more: the
+    /// digest is of what came, and readers who are behind are sent what the file has.
+    fn check_size(&self) -> io::Result<()> {
+        match (&self.staged, &self.tail) {
+            (Some(staged), None) => staged.check_size(self.written),
+            (None, _) | (_, Some(_)) => Ok(()),
+        }
     }
 
     /// Marks what is written, if that is worth it by now: at leisure often, else from time to time. Blocks.
@@ -222,3 +236,44 @@ const MARK_STEP_BYTES: u64 = 1 << 20;
 const MARK_EVERY: Duration = Duration::from_millis(100);
 /// Slices of one vectored write; the kernel's own limit (`UIO_MAXIOV`).
 const IOV_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Faults, Metrics};
+    use crate::oci::Algorithm;
+
+    fn stage(dir: &std::path::Path) -> Stage {
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let disk = Disk::open(dir.to_owned(), Faults::default(), metrics).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"layers");
+        Stage::new(&disk, digest, Some(6)).unwrap()
+    }
+
+    #[test]
+    fn what_was_changed_behind_our_back_is_not_gone_on_with() {
+        for len in [0, 2, 4] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut stage = stage(dir.path());
+            let (written, result) = stage.write(&[Bytes::from_static(b"lay")]);
+            assert_eq!((written, result.is_ok()), (3, true));
+            stage.file().set_len(len).unwrap();
+            let (written, result) = stage.write(&[Bytes::from_static(b"ers")]);
+            assert_eq!((written, result.is_ok()), (0, false));
+            assert_eq!(stage.file().metadata().unwrap().len(), len);
+            let of_nothing = Digest::of(Algorithm::Sha256, b"");
+            let digest = stage.digester().clone().finish();
+            assert_eq!((stage.written(), digest), (0, of_nothing));
+        }
+    }
+
+    #[test]
+    fn what_was_changed_after_the_last_write_is_not_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stage = stage(dir.path());
+        assert!(stage.write(&[Bytes::from_static(b"layers")]).1.is_ok());
+        stage.file().set_len(5).unwrap();
+        let digest = stage.digest;
+        assert!(stage.take().unwrap().publish(&digest, 6).is_err());
+    }
+}

@@ -89,7 +89,7 @@ impl StagedFile {
     }
 
     /// Somebody may have cut it while it was staged.
-    fn check_size(&self, size: u64) -> io::Result<()> {
+    pub(super) fn check_size(&self, size: u64) -> io::Result<()> {
         match self.file.metadata()?.len() == size {
             true => Ok(()),
             false => Err(io::Error::other(

@@ -3,7 +3,9 @@
 //! The HTTP library sends what it finds in memory. So it is given a stand-in, a [`QueuedFile`]: as long as the body, and
 //! wherever it is looked at, blank. The connection knows the blank page by its address, and where it is asked to write some
 //! of that, it has the kernel send as much of the file. Nothing maps the file, so that a file that is cut short while it is
-//! being sent is an error to handle and no signal.
+//! being sent is an error to handle and no signal. Nobody of us cuts one; should somebody do so behind our back, what comes
+//! after the cut is brought another way, but what the kernel has yet for a client are the file's own pages, in which the cut
+//! leaves blanks. Of these the client learns by the digest only.
 //!
 //! What the kernel cannot send at once goes the usual way, through a buffer: what is not in the page cache, so that no disk
 //! is waited for here; what the file does not have; everything, where sendfile is refused. The stream behind the file knows

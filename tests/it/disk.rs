@@ -567,22 +567,53 @@ async fn what_is_cut_while_it_is_staged_is_not_published() {
     let mut reader = proxy.blob(APP, blob.digest()).send().await;
     reader.read(MIB).await;
     gate.reached().await;
-    let staged = poll("the staged bytes", async || {
-        let staged = crate::harness::proxy::staging(&proxy.builder().dir());
-        let has_bytes = |path: &PathBuf| fs::metadata(path).is_ok_and(|it| it.len() >= MIB as u64);
-        staged.into_iter().find(has_bytes)
-    })
-    .await;
-    let file = fs::OpenOptions::new().write(true).open(staged).unwrap();
+    let file = staged(&proxy, MIB).await;
     file.set_len(KIB as u64).unwrap();
     // What is written behind the cut leaves a hole, and what is not written leaves the file short.
     file.set_len(LEN as u64 + 1).unwrap();
     gate.open();
     reader.continues(&blob, MIB).await;
-    proxy.wait_for_fills("unpublished", 1.0).await;
+    proxy.wait_for_fills("disk", 1.0).await;
     assert_recovers(&proxy).await;
     assert_consistent(&proxy, "cut").await;
     proxy.wait_for_hit(APP, &blob).await;
+}
+
+/// The file of a fill that has written so many bytes.
+async fn staged(proxy: &TestProxy, bytes: usize) -> fs::File {
+    let staged = poll("the staged bytes", async || {
+        let staged = crate::harness::proxy::staging(&proxy.builder().dir());
+        let has_bytes =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|it| it.len() >= bytes as u64);
+        staged.into_iter().find(has_bytes)
+    })
+    .await;
+    fs::OpenOptions::new().write(true).open(staged).unwrap()
+}
+
+#[tokio::test]
+async fn who_is_far_behind_a_fill_whose_file_is_cut_gets_no_wrong_byte() {
+    // What is cut off stays away, or is there again and blank.
+    for len_after in [16 * MIB, 40 * MIB] {
+        let (upstream, proxy) = scene().await;
+        let blob = serve(&upstream, 48 * MIB);
+        let gate = upstream.hold(get(blob.digest()), At::Byte(32 * MIB));
+        let mut reader = proxy.blob(APP, blob.digest()).send().await;
+        reader.read(KIB).await;
+        gate.reached().await;
+        let file = staged(&proxy, 32 * MIB - 1).await;
+        // Far behind what is in the kernel for the reader, which is in the file's own pages.
+        file.set_len(16 * MIB as u64).unwrap();
+        file.set_len(len_after as u64).unwrap();
+        gate.open();
+        proxy
+            .wait_for_metric("layerhold_fills", &[], |it| it == 0.0)
+            .await;
+        reader.continues(&blob, KIB).await;
+        assert_eq!(upstream.count(&get(blob.digest())), 2);
+        assert_consistent(&proxy, "cut").await;
+        proxy.wait_for_hit(APP, &blob).await;
+    }
 }
 
 #[tokio::test]
