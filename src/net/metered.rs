@@ -1,8 +1,9 @@
 //! A body that tells, exactly once, how it ended.
 //!
 //! A response ends when its last byte leaves the connection, not when the HTTP library has taken its last frame: of a
-//! large frame that may be long after. So the end travels with the last frame, and whether that frame went out or was
-//! thrown away is told by the bytes that the connection sent.
+//! large frame that may be long after. So the end travels with the last frame. The HTTP library says of each frame how much of
+//! it went out, and when a body comes to its end, that of all bodies of its connection says how much of this one did: heads
+//! are not among it, and neither is what still waits of the response before.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -24,12 +25,22 @@ pub enum End {
     Abandoned,
 }
 
-/// Bytes that left one connection, in all. Clones count the same connection.
+/// How much of the bodies of one connection, which follow each other, went out. Clones count the same connection. One task at a
+/// time counts, that which serves the connection.
 #[derive(Clone, Debug, Default)]
-pub struct Sent(Arc<AtomicU64>);
+pub struct Sent(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Bytes that the HTTP library was given.
+    handed_over: AtomicU64,
+    /// Bytes of them that left.
+    sent: AtomicU64,
+}
 
 /// A body that reports how it ended and how many of its bytes went out: at once when it is empty, since nobody will ever
-/// poll it; on an error; when its last frame is let go; or when it is dropped.
+/// poll it; on an error; when its last frame is let go; or when it is dropped. One that learns only from its end that a frame
+/// was the last reports when that is handed over.
 #[derive(Debug)]
 pub struct Metered<B, F: FnOnce(End, u64)> {
     body: B,
@@ -42,8 +53,8 @@ pub struct Metered<B, F: FnOnce(End, u64)> {
 struct Report<F: FnOnce(End, u64)> {
     on_end: Option<F>,
     sent: Sent,
-    /// What the connection had sent when the response began.
-    sent_before: u64,
+    /// What was handed over before, of other bodies.
+    before: u64,
     /// Body bytes handed over so far.
     handed_over: u64,
     /// Whether that is all there is.
@@ -54,26 +65,47 @@ struct Report<F: FnOnce(End, u64)> {
 #[derive(Debug)]
 pub struct Carried<D, F: FnOnce(End, u64)> {
     data: D,
-    _report: Option<Report<F>>,
+    back: Back<F>,
+}
+
+/// What a frame carries.
+#[derive(Debug)]
+enum Back<F: FnOnce(End, u64)> {
+    /// The end is told already.
+    Nothing,
+    Count(Sent),
+    Report(Report<F>),
 }
 
 impl Sent {
-    /// Counts bytes that went out.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    fn hand_over(&self, bytes: u64) {
+        add(&self.0.handed_over, bytes);
+    }
+
+    fn handed_over(&self) -> u64 {
+        self.0.handed_over.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        add(&self.0.sent, bytes as u64);
     }
 
     fn total(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.sent.load(Ordering::Relaxed)
     }
 }
 
+/// Nobody else counts meanwhile, so that it need not be one step.
+fn add(count: &AtomicU64, bytes: u64) {
+    count.store(count.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+}
+
 impl<B: Body, F: FnOnce(End, u64)> Metered<B, F> {
-    /// Wraps a body that goes out on the connection that `sent` counts.
+    /// Wraps the next body of the connection that `sent` counts. Those before it were handed over to their ends.
     pub fn new(body: B, sent: Sent, on_end: F) -> Self {
         let report = Report {
             on_end: Some(on_end),
-            sent_before: sent.total(),
+            before: sent.handed_over(),
             sent,
             handed_over: 0,
             is_whole: false,
@@ -120,17 +152,22 @@ where
             }
         };
         if let (Some(report), Some(data)) = (&mut this.report, frame.data_ref()) {
-            report.handed_over += data.remaining() as u64;
+            let bytes = data.remaining() as u64;
+            report.handed_over += bytes;
+            report.sent.hand_over(bytes);
         }
-        let (is_data, is_last) = (frame.is_data(), this.body.is_end_stream());
-        let mut report = this.report.take_if(|_| is_data && is_last);
-        if let Some(report) = &mut report {
-            report.is_whole = true;
-        }
-        let frame = frame.map_data(|data| Carried {
-            data,
-            _report: report,
-        });
+        let is_last = frame.is_data() && this.body.is_end_stream();
+        let back = match this.report.take_if(|_| is_last) {
+            Some(mut report) => {
+                report.is_whole = true;
+                Back::Report(report)
+            }
+            None => match &this.report {
+                Some(report) => Back::Count(report.sent.clone()),
+                None => Back::Nothing,
+            },
+        };
+        let frame = frame.map_data(|data| Carried { data, back });
         Poll::Ready(Some(Ok(frame)))
     }
 
@@ -150,18 +187,17 @@ impl<F: FnOnce(End, u64)> Report<F> {
         }
     }
 
-    /// Bytes of the body that went out. The head went before them, so this may be too many by its few hundred bytes, but
-    /// never more than were handed over.
+    /// Bytes of the body that went out.
     fn sent_of_body(&self) -> u64 {
-        (self.sent.total() - self.sent_before).min(self.handed_over)
+        let sent = self.sent.total().saturating_sub(self.before);
+        sent.min(self.handed_over)
     }
 }
 
 impl<F: FnOnce(End, u64)> Drop for Report<F> {
     fn drop(&mut self) {
         let bytes = self.sent_of_body();
-        // A head went out before the body, so that the connection sent more than the body when it sent all of it.
-        let all = self.is_whole && self.sent.total() - self.sent_before > self.handed_over;
+        let all = self.is_whole && bytes == self.handed_over;
         if let Some(on_end) = self.on_end.take() {
             on_end(if all { End::Complete } else { End::Abandoned }, bytes);
         }
@@ -183,6 +219,11 @@ impl<D: Buf, F: FnOnce(End, u64)> Buf for Carried<D, F> {
 
     fn advance(&mut self, bytes: usize) {
         self.data.advance(bytes);
+        match &self.back {
+            Back::Nothing => {}
+            Back::Count(sent) => sent.add(bytes),
+            Back::Report(report) => report.sent.add(bytes),
+        }
     }
 }
 
@@ -202,6 +243,11 @@ mod tests {
         (told, move |end, bytes| ear.lock().push((end, bytes)))
     }
 
+    async fn next<B: Body + Unpin>(body: &mut B) -> B::Data {
+        let frame = body.frame().await.unwrap();
+        frame.ok().unwrap().into_data().ok().unwrap()
+    }
+
     #[test]
     fn an_empty_body_ends_at_once() {
         let (told, on_end) = told();
@@ -212,29 +258,63 @@ mod tests {
     #[tokio::test]
     async fn the_last_frame_carries_the_end() {
         let (told, on_end) = told();
-        let sent = Sent::default();
-        let mut body = Metered::new(
-            Full::new(Bytes::from_static(b"layer")),
-            sent.clone(),
-            on_end,
-        );
-        let frame = body.frame().await.unwrap().unwrap();
+        let body = Full::new(Bytes::from_static(b"layer"));
+        let mut body = Metered::new(body, Sent::default(), on_end);
+        let mut frame = next(&mut body).await;
         drop(body);
+        frame.advance(5);
         assert!(told.lock().is_empty(), "the frame is still under way");
-        sent.add(100 + 5);
         drop(frame);
         assert_eq!(*told.lock(), [(End::Complete, 5)]);
     }
 
     #[tokio::test]
-    async fn a_last_frame_that_never_went_out_is_abandoned() {
+    async fn a_last_frame_of_which_a_byte_is_left_is_abandoned() {
+        for sent in [0, 1, 4] {
+            let (told, on_end) = told();
+            let body = Full::new(Bytes::from_static(b"layer"));
+            let mut body = Metered::new(body, Sent::default(), on_end);
+            let mut frame = next(&mut body).await;
+            frame.advance(sent);
+            drop((body, frame));
+            assert_eq!(*told.lock(), [(End::Abandoned, sent as u64)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_of_the_response_before_is_not_of_this_one() {
+        let (first_told, on_first_end) = told();
         let (told, on_end) = told();
         let sent = Sent::default();
-        let mut body = Metered::new(Full::new(Bytes::from(vec![0; 1000])), sent.clone(), on_end);
-        let frame = body.frame().await.unwrap().unwrap();
-        sent.add(100);
-        drop((body, frame));
-        assert_eq!(*told.lock(), [(End::Abandoned, 100)]);
+        let body = |bytes| Full::new(Bytes::from_static(bytes));
+        // The next one is asked for, too, and answered as soon as the first is handed over.
+        let mut first = Metered::new(body(b"manifest"), sent.clone(), on_first_end);
+        let mut first = next(&mut first).await;
+        let mut last = Metered::new(body(b"layer"), sent, on_end);
+        let mut last = next(&mut last).await;
+        first.advance(8);
+        drop(first);
+        last.advance(2);
+        drop(last);
+        assert_eq!(*first_told.lock(), [(End::Complete, 8)]);
+        assert_eq!(*told.lock(), [(End::Abandoned, 2)]);
+    }
+
+    #[tokio::test]
+    async fn each_frame_counts_and_what_is_never_sent_does_not() {
+        let (told, on_end) = told();
+        let frames =
+            ["lay", "er", "s"].map(|it| Ok::<_, std::io::Error>(Frame::data(Bytes::from(it))));
+        let frames = StreamBody::new(futures_util::stream::iter(frames));
+        let mut body = Metered::new(frames, Sent::default(), on_end);
+        let mut first = next(&mut body).await;
+        let mut second = next(&mut body).await;
+        first.advance(3);
+        second.advance(1);
+        drop((first, second));
+        assert!(told.lock().is_empty());
+        drop(body);
+        assert_eq!(*told.lock(), [(End::Abandoned, 4)]);
     }
 
     #[tokio::test]

@@ -1,5 +1,4 @@
-//! One client connection: counts what goes out, gives up on a client that takes nothing, and breaks off visibly; in the clear
-//! or encrypted.
+//! One client connection: gives up on a client that takes nothing, and breaks off visibly; in the clear or encrypted.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -23,7 +22,7 @@ use super::send_buffer::SendBuffer;
 use super::sendfile::{Attempt, By, FileQueue, FileSender, First, Mark};
 use crate::net::{LineEnds, Sent};
 
-/// A TCP connection whose writes are counted and bounded in time.
+/// A TCP connection whose writes are bounded in time.
 #[derive(Debug)]
 pub(super) struct Connection {
     tcp: TcpStream,
@@ -260,9 +259,6 @@ impl Connection {
     fn count(&mut self, bytes: usize) {
         self.patience.renew();
         self.buffer.wrote(bytes);
-        if self.is_plain {
-            self.handle.sent.add(bytes);
-        }
     }
 
     /// Sends some of a file; while nothing goes, the client's time runs.
@@ -437,7 +433,7 @@ impl Wire for Connection {
     }
 }
 
-/// A connection that is encrypted: what is counted is what goes into it, of which little is kept back.
+/// A connection that is encrypted. What goes into it counts as sent, of which little is kept back.
 #[derive(Debug)]
 pub(super) struct SecureConnection {
     tls: TlsStream<Connection>,
@@ -457,13 +453,6 @@ impl SecureConnection {
 
     pub(super) fn handle(&self) -> ConnectionHandle {
         self.handle.clone()
-    }
-
-    fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.handle.sent.add(*bytes);
-        }
-        written
     }
 }
 
@@ -490,8 +479,7 @@ impl AsyncWrite for SecureConnection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tls).poll_write(cx, bytes);
-        self.counted(written)
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -499,8 +487,7 @@ impl AsyncWrite for SecureConnection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.tls).poll_write_vectored(cx, slices);
-        self.counted(written)
+        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
