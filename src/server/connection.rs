@@ -301,6 +301,14 @@ impl Connection {
         }
     }
 
+    /// Whether the client has something to say after our end: a socket that is closed with words unread is reset, and what was
+    /// not taken yet is lost (RFC 9112 §9.6). With HTTP/1 they are requests that are not answered any more, or the body of one
+    /// that was refused.
+    fn says_more(&self) -> bool {
+        self.handle.talks_on.load(Ordering::Relaxed)
+            || rustix::io::ioctl_fionread(&self.tcp).is_ok_and(|unread| unread > 0)
+    }
+
     /// Hears out a client that was told that nothing more comes, for as long as it may take nothing.
     fn part(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patience = self.write_idle_timeout;
@@ -409,7 +417,7 @@ impl AsyncWrite for Connection {
         }
         if self.parting.is_none() {
             std::task::ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
-            if !self.handle.talks_on.load(Ordering::Relaxed) {
+            if !self.says_more() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -1,5 +1,7 @@
 //! Stopping is part of running.
 
+use tokio::net::TcpSocket;
+
 use crate::harness::proxy::Front;
 use crate::harness::{
     APP, At, Binary, Blob, Connection, End, FakeRegistry, KIB, MIB, TestProxy, get, pair, poll,
@@ -155,4 +157,67 @@ async fn a_second_sigterm_stops_at_once() {
     binary.terminate();
     assert!(!binary.exited().await.success());
     assert_ne!(answer.whole().await.end, End::Complete);
+}
+
+/// Requests, one behind the other, more than are read before they are answered.
+fn pipelined(first: &str) -> Vec<u8> {
+    let more = "GET /v2/ HTTP/1.1\r\nHost: cache\r\n\r\n".repeat(1000);
+    format!("GET {first} HTTP/1.1\r\nHost: cache\r\n\r\n{more}").into()
+}
+
+#[tokio::test]
+async fn invariant_12_what_is_asked_behind_the_last_answer_takes_nothing_of_it_away() {
+    let (upstream, proxy) = pair().await;
+    let [blob, other] = [(); 2].map(|()| Blob::random(4 * MIB));
+    upstream.serve_blob(APP, &blob);
+    upstream.serve_blob(APP, &other);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(2 * MIB));
+    // As long as this is under way, so is everything.
+    let others_gate = upstream.hold(get(other.digest()), At::Byte(2 * MIB));
+    let others = proxy.blob(APP, other.digest()).send().await;
+    // What it does not read waits on the other side.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 << 10).unwrap();
+    let mut connection = Connection::over(socket.connect(proxy.registry).await.unwrap());
+    let target = format!("/v2/{APP}/blobs/{}", blob.digest());
+    connection.write(&pipelined(&target)).await.unwrap();
+    let mut answer = connection.head("GET").await;
+    gate.reached().await;
+    proxy.shut_down();
+    unready(&proxy).await;
+    gate.open();
+    let (mut read, complete) = (0, [("end", "complete")]);
+    while proxy.metric("layerhold_responses_total", &complete).await < 1.0 {
+        read += answer.read(16 * KIB).await.len();
+    }
+    assert!(read < blob.len());
+    let (whole, connection) = answer.whole_and_connection().await;
+    assert_eq!(whole.end, End::Complete);
+    assert!(whole.bytes == blob.bytes()[read..]);
+    // In order (RFC 9112 §9.6), and no other request is answered.
+    assert_eq!(connection.end().await, End::Cut);
+    others_gate.open();
+    others.is(&other).await;
+    proxy.stopped().await;
+}
+
+#[tokio::test]
+async fn invariant_12_the_last_answer_says_that_it_is_the_last() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(KIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Head);
+    let mut connection = Connection::open(proxy.registry).await;
+    let target = format!("/v2/{APP}/blobs/{}", blob.digest());
+    connection.write(&pipelined(&target)).await.unwrap();
+    gate.reached().await;
+    proxy.shut_down();
+    unready(&proxy).await;
+    gate.open();
+    let answer = connection.head("GET").await;
+    assert_eq!(answer.head.header("connection"), Some("close"));
+    let (whole, connection) = answer.whole_and_connection().await;
+    whole.is(200, blob.bytes());
+    assert_eq!(connection.end().await, End::Cut);
+    proxy.stopped().await;
 }
