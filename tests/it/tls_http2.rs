@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::TcpSocket;
 use tokio::task::{JoinHandle, yield_now};
 
@@ -459,6 +459,67 @@ async fn invariant_10_heads_and_resets_without_measure_end_the_connection() {
     assert_eq!(response.status(), 200);
 }
 
+#[tokio::test]
+async fn invariant_10_settings_and_pings_without_measure_cost_nothing_that_stays() {
+    let (upstream, authority, builder) = scene().await;
+    let binary = Binary::start(&builder.set("timeouts.write_idle", "1s")).await;
+    let blob = Blob::random(MIB);
+    upstream.serve_blob(APP, &blob);
+    let mut other = Client::open(&authority, binary.registry, WINDOW).await;
+    let mut is_served = async || {
+        let response = other.send(Method::GET, &path(&blob), None).await;
+        let (bytes, is_whole) = read(response.into_body()).await;
+        assert!(is_whole && bytes == *blob.bytes());
+    };
+    is_served().await;
+    let before = binary.peak_memory();
+    let ping = frame(6, 0, 0, &[7; 8]);
+    // The size of the table that heads are packed with.
+    let settings = frame(4, 0, 0, &[0, 1, 0, 0, 16, 0]);
+    let hello = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    for (kind, one) in [(6, ping), (4, settings)] {
+        let some = one.repeat(1000);
+        // Each is acknowledged, and the other one is served meanwhile.
+        let tls = authority.client().offering(&["h2"]);
+        let client = tls.try_open(binary.registry).await.unwrap();
+        let (mut hears, mut says) = split(client);
+        let saying = async {
+            says.write_all(&hello).await.unwrap();
+            for _ in 0..FLOOD / 1000 {
+                says.write_all(&some).await.unwrap();
+                says.flush().await.unwrap();
+            }
+        };
+        let hearing = async {
+            let (mut heard, mut acknowledged) = (BytesMut::new(), 0);
+            while acknowledged < FLOOD {
+                within("a frame", hears.read_buf(&mut heard)).await.unwrap();
+                let new = frames(&heard);
+                acknowledged += new.iter().filter(|it| it.0 == kind).count();
+                let len = new.iter().map(|(_, payload)| 9 + payload.len()).sum();
+                heard.advance(len);
+            }
+        };
+        tokio::join!(saying, hearing, is_served());
+        // Who does not take what acknowledges them is not heard any more, and cut off when that was too long.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let tcp = socket.connect(binary.registry).await.unwrap();
+        let mut client = tls.over(tcp).await.unwrap();
+        client.write_all(&hello).await.unwrap();
+        let mut said = 0;
+        while client.write_all(&some).await.is_ok() {
+            said += some.len();
+            assert!(said < 64 * MIB, "all of it is heard");
+        }
+        is_served().await;
+    }
+    let more = binary.peak_memory().saturating_sub(before);
+    assert!(more < 8 * MIB, "{} KiB more", more / KIB);
+}
+
+/// Frames of one kind that a client sends.
+const FLOOD: usize = 100_000;
 /// How a client begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const END_STREAM: u8 = 1;
