@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::harness::{APP, Blob, KIB, within};
+use crate::harness::{APP, Blob, KIB, TlsClient, within};
 
 /// Connects the `n`-th of a crowd. Their addresses differ, so that ports do not run out.
 pub(crate) async fn connect(to: SocketAddr, n: usize) -> TcpStream {
@@ -70,7 +70,7 @@ pub(crate) fn blob_head(blob: &Blob) -> String {
     format!("GET /v2/{APP}/blobs/{digest} HTTP/1.1\r\nHost: cache\r\n\r\n")
 }
 
-/// Clients that take a blob at 1 KiB a second each.
+/// Clients that take a blob little by little, each once a second.
 pub(crate) struct SlowReaders {
     taken: Vec<Arc<AtomicUsize>>,
     tasks: JoinSet<String>,
@@ -78,19 +78,52 @@ pub(crate) struct SlowReaders {
 
 impl SlowReaders {
     pub(crate) async fn start(to: SocketAddr, n: usize, blob: &Blob) -> Self {
+        let one = |n| connect_with(to, n, Some(RECEIVE_BUFFER));
+        Self::over(n, one, (blob, KIB)).await
+    }
+
+    /// The same, of clients that speak TLS. They take more at once, for where a piece of it is missing there is none.
+    pub(crate) async fn start_tls(
+        to: SocketAddr,
+        n: usize,
+        (blob, tls): (&Blob, &TlsClient),
+    ) -> Self {
+        let one = |n| async move {
+            let stream = connect_with(to, n, Some(TLS_RECEIVE_BUFFER)).await;
+            tls.over(stream).await.unwrap()
+        };
+        Self::over(n, one, (blob, 8 * KIB)).await
+    }
+
+    /// Nobody is long without anything to say, nor takes nothing for long, however long it takes to make them all.
+    async fn over<S, F>(n: usize, one: impl Fn(usize) -> F, taking: (&Blob, usize)) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = S>,
+    {
         let mut readers = Self {
             taken: Vec::new(),
             tasks: JoinSet::new(),
         };
-        let streams = crowd(n, |n| connect_with(to, n, Some(RECEIVE_BUFFER))).await;
-        for mut stream in streams {
-            let head = blob_head(blob);
-            stream.write_all(head.as_bytes()).await.unwrap();
-            let taken = Arc::new(AtomicUsize::new(0));
-            readers.taken.push(Arc::clone(&taken));
-            readers
-                .tasks
-                .spawn(take_slowly(stream, blob.clone(), taken));
+        let one = |n| {
+            let opening = one(n);
+            async {
+                let mut stream = opening.await;
+                let head = blob_head(taking.0);
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+                stream
+            }
+        };
+        for first in (0..n).step_by(AT_ONCE) {
+            let some = first..n.min(first + AT_ONCE);
+            for stream in join_all(some.map(one)).await {
+                let taken = Arc::new(AtomicUsize::new(0));
+                readers.taken.push(Arc::clone(&taken));
+                readers
+                    .tasks
+                    .spawn(take_slowly(stream, (taking.0.clone(), taking.1), taken));
+            }
         }
         readers
     }
@@ -105,7 +138,11 @@ impl SlowReaders {
     }
 }
 
-async fn take_slowly(mut stream: TcpStream, blob: Blob, taken: Arc<AtomicUsize>) -> String {
+async fn take_slowly<S: AsyncRead + Unpin>(
+    mut stream: S,
+    (blob, at_once): (Blob, usize),
+    taken: Arc<AtomicUsize>,
+) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -117,7 +154,7 @@ async fn take_slowly(mut stream: TcpStream, blob: Blob, taken: Arc<AtomicUsize>)
         return String::from_utf8_lossy(&head).into_owned();
     }
     let mut at = 0;
-    let mut piece = [0; KIB];
+    let mut piece = vec![0; at_once];
     loop {
         sleep(Duration::from_secs(1)).await;
         match stream.read(&mut piece).await {
@@ -135,3 +172,5 @@ async fn take_slowly(mut stream: TcpStream, blob: Blob, taken: Arc<AtomicUsize>)
 const AT_ONCE: usize = 200;
 /// Little, or the kernel takes minutes of such a client's food at once.
 const RECEIVE_BUFFER: u32 = 4096;
+/// Nothing is read of a record before all of it is there.
+const TLS_RECEIVE_BUFFER: u32 = 32 << 10;

@@ -108,6 +108,15 @@ pub(crate) fn waiting_bytes(from: SocketAddr) -> Vec<usize> {
     established.filter_map(queue).collect()
 }
 
+/// How many descriptors of the process are of the file of a blob.
+pub(crate) fn open_files(binary: &Binary, digest: &str) -> usize {
+    let (_, hex) = digest.split_once(':').unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", binary.pid().as_raw_nonzero())).unwrap();
+    // One may be gone meanwhile.
+    let files = open.filter_map(|it| fs::read_link(it.unwrap().path()).ok());
+    files.filter(|it| it.ends_with(hex)).count()
+}
+
 /// How many times each word comes.
 pub(crate) fn counted<T: Ord>(words: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
     let mut counts = BTreeMap::new();
