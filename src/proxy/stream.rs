@@ -203,16 +203,19 @@ impl BlobStream {
     /// Whether it is `length` bytes in a row of content that is in a file, or arrives in one: what comes another way after
     /// all comes from [`BlobStream::next`].
     pub fn is_in_file(&self, length: u64) -> bool {
-        let From::Cache(content) = &self.from else {
-            return false;
+        let end = match (&self.part, &self.from) {
+            (Some(part), _) => Some(part.end),
+            (None, From::Cache(content)) => content.size(),
+            (None, From::Bypass(_) | From::Around(_)) => None,
         };
-        let end = match &self.part {
-            Some(part) => Some(part.end),
-            None => content.size(),
-        };
-        content.is_in_file()
+        self.is_of_file()
             && self.later.is_empty()
             && end.and_then(|end| end.checked_sub(self.position)) == Some(length)
+    }
+
+    /// Whether it is of content that is in a file, or arrives in one.
+    pub fn is_of_file(&self) -> bool {
+        matches!(&self.from, From::Cache(content) if content.is_in_file())
     }
 
     /// As [`BlobStream::next`], but empty when the next bytes are in a file by the time that they are there. Cancel-safe.

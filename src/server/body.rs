@@ -8,15 +8,14 @@ use futures_util::stream::unfold;
 use futures_util::{Stream, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 
-use super::sendfile::{BodyError, FileBody, FileQueue};
-use crate::proxy::BlobStream;
+use super::sendfile::{BodyError, Content, FileBody, FileQueue};
 
 /// The body of a response. It knows exactly when it is at its end, where its length is known.
 pub(super) enum ResponseBody {
     /// Up to one frame.
     Memory(Option<Bytes>),
-    /// A blob or a part of one, of which nobody has asked for anything yet.
-    Blob(Box<BlobStream>, Option<u64>),
+    /// A blob, or parts of one, of which nobody has asked for anything yet.
+    Content(Box<dyn Content>, Option<u64>),
     /// Frames as they come, and how many bytes are left, when that is known.
     Stream(Frames, Option<u64>),
 }
@@ -32,40 +31,31 @@ impl ResponseBody {
         Self::Memory(Some(bytes).filter(|it| !it.is_empty()))
     }
 
-    /// A stream of a known or an unknown length.
-    pub(super) fn stream(stream: BlobStream, length: Option<u64>) -> Self {
-        Self::Blob(Box::new(stream), length)
+    /// Content of a known or an unknown length.
+    pub(super) fn content(content: impl Content + 'static, length: Option<u64>) -> Self {
+        Self::Content(Box::new(content), length)
     }
 
     /// The same as something that goes from its file to the socket by itself, behind these files; back as it is where it
     /// cannot, or a copy costs less.
     pub(super) fn in_file(self, files: &FileQueue) -> Result<FileBody, Self> {
         match self {
-            Self::Blob(stream, Some(length))
-                if length >= LARGE_BYTES && stream.is_in_file(length) =>
+            Self::Content(content, Some(length))
+                if length >= LARGE_BYTES && content.is_in_file(length) =>
             {
-                Ok(FileBody::new(stream, length, files.clone()))
+                Ok(FileBody::new(content, length, files.clone()))
             }
-            other @ (Self::Memory(_) | Self::Blob(..) | Self::Stream(..)) => Err(other),
+            other @ (Self::Memory(_) | Self::Content(..) | Self::Stream(..)) => Err(other),
         }
     }
 
-    fn read(stream: Box<BlobStream>, length: Option<u64>) -> Self {
-        let frames = unfold(Some(stream), |stream| async {
-            let mut stream = stream?;
-            match stream.next().await {
-                Ok(bytes) => bytes.map(|it| (Ok(it), Some(stream))),
-                Err(error) => Some((Err(BodyError::from(error)), None)),
+    fn read(content: Box<dyn Content>, length: Option<u64>) -> Self {
+        let frames = unfold(Some(content), |content| async {
+            match content?.read().await {
+                (content, Ok(bytes)) => bytes.map(|it| (Ok(it), Some(content))),
+                (_, Err(error)) => Some((Err(error), None)),
             }
         });
-        Self::frames(frames, length)
-    }
-
-    /// Frames of a known or an unknown length in all.
-    pub(super) fn frames(
-        frames: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
-        length: Option<u64>,
-    ) -> Self {
         let frames = frames.then(|frame| async {
             if frame.is_err() {
                 // The connection writes what it has when there is nothing to do: without this pause it would break off before
@@ -93,13 +83,13 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Self::Blob(..) = this
-            && let Self::Blob(stream, length) = std::mem::replace(this, Self::empty())
+        if let Self::Content(..) = this
+            && let Self::Content(content, length) = std::mem::replace(this, Self::empty())
         {
-            *this = Self::read(stream, length);
+            *this = Self::read(content, length);
         }
         match this {
-            Self::Blob(..) => Poll::Ready(None),
+            Self::Content(..) => Poll::Ready(None),
             Self::Memory(bytes) => Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it)))),
             Self::Stream(_, Some(0)) => Poll::Ready(None),
             Self::Stream(frames, left) => {
@@ -122,7 +112,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         matches!(
             self,
-            Self::Memory(None) | Self::Blob(_, Some(0)) | Self::Stream(_, Some(0))
+            Self::Memory(None) | Self::Content(_, Some(0)) | Self::Stream(_, Some(0))
         )
     }
 
@@ -131,11 +121,13 @@ impl Body for ResponseBody {
             Self::Memory(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
-            Self::Blob(_, Some(left)) | Self::Stream(_, Some(left)) => SizeHint::with_exact(*left),
-            Self::Blob(_, None) | Self::Stream(_, None) => SizeHint::default(),
+            Self::Content(_, Some(left)) | Self::Stream(_, Some(left)) => {
+                SizeHint::with_exact(*left)
+            }
+            Self::Content(_, None) | Self::Stream(_, None) => SizeHint::default(),
         }
     }
 }
 
 /// From this length on a body is large, and goes from its file to the socket if it can: below it, a copy costs less.
-const LARGE_BYTES: u64 = 1 << 20;
+pub(super) const LARGE_BYTES: u64 = 1 << 20;

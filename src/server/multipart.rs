@@ -16,12 +16,11 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures_util::stream::unfold;
 
-use super::body::ResponseBody;
-use super::sendfile::BodyError;
+use super::body::{LARGE_BYTES, ResponseBody};
+use super::sendfile::{BodyError, Content, Read, Reading};
 use crate::net::ContentRange;
-use crate::proxy::BlobStream;
+use crate::proxy::{BlobStream, FilePart};
 
 /// Parts of one content, in the order in which they go out.
 #[derive(Debug)]
@@ -33,7 +32,8 @@ pub(super) struct Multipart {
     size: u64,
 }
 
-/// The body of a [`Multipart`], read piece by piece.
+/// The body of a [`Multipart`], read piece by piece; but what is large of it is sent from its file, if it can.
+#[derive(Debug)]
 struct Reader {
     multipart: Multipart,
     source: Source,
@@ -41,6 +41,7 @@ struct Reader {
 }
 
 /// Where the bytes of the parts come from.
+#[derive(Debug)]
 enum Source {
     Memory(Bytes),
     /// Has nothing but the parts, in their order.
@@ -48,7 +49,7 @@ enum Source {
 }
 
 /// What goes out next.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Place {
     /// The head of this part, or the end after the last one.
     Head(usize),
@@ -104,14 +105,7 @@ impl Multipart {
             source,
             place: Place::Head(0),
         };
-        let frames = unfold(Some(reader), |reader| async {
-            let mut reader = reader?;
-            match reader.next().await {
-                Ok(bytes) => bytes.map(|it| (Ok(it), Some(reader))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        ResponseBody::frames(frames, Some(length))
+        ResponseBody::content(reader, Some(length))
     }
 
     fn head(&self, n: usize, part: &Range<u64>) -> String {
@@ -139,7 +133,7 @@ impl Multipart {
 
 impl Reader {
     /// The next piece; `None` is the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+    async fn next(&mut self) -> Read {
         loop {
             match self.place {
                 Place::Head(n) => {
@@ -167,8 +161,29 @@ impl Reader {
         }
     }
 
+    /// The stream in the middle of a large part, and what is left of that.
+    fn in_large(&mut self) -> Option<(&mut BlobStream, &mut u64)> {
+        match (&mut self.source, &mut self.place) {
+            (Source::Stream(stream), Place::Part(n, left @ 1..)) => {
+                let is_large = self.multipart.parts.get(*n).is_some_and(is_large);
+                is_large.then_some((&mut **stream, left))
+            }
+            _ => None,
+        }
+    }
+
+    async fn next_unless_in_file(&mut self) -> Read {
+        let Some((stream, left)) = self.in_large() else {
+            return self.next().await;
+        };
+        let bytes = stream.next_unless_in_file().await?;
+        let bytes = bytes.ok_or(BodyError::Short { left: *left })?;
+        *left = left.saturating_sub(bytes.len() as u64);
+        Ok(Some(bytes))
+    }
+
     /// The next bytes of a part.
-    async fn bytes(&mut self, n: usize) -> Result<Option<Bytes>, BodyError> {
+    async fn bytes(&mut self, n: usize) -> Read {
         match &mut self.source {
             Source::Stream(stream) => Ok(stream.next().await?.map(light)),
             Source::Memory(bytes) => {
@@ -176,6 +191,51 @@ impl Reader {
             }
         }
     }
+}
+
+impl Content for Reader {
+    fn is_in_file(&self, _length: u64) -> bool {
+        let Source::Stream(stream) = &self.source else {
+            return false;
+        };
+        stream.is_of_file() && self.multipart.parts.iter().any(is_large)
+    }
+
+    fn file(&self) -> Option<FilePart> {
+        match (&self.source, self.place) {
+            (Source::Stream(stream), Place::Part(n, 1..)) => {
+                let part = self.multipart.parts.get(n);
+                part.filter(|it| is_large(it)).and_then(|_| stream.file())
+            }
+            _ => None,
+        }
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        if let Some((stream, left)) = self.in_large() {
+            stream.skip(bytes);
+            *left = left.saturating_sub(bytes);
+        }
+    }
+
+    fn read(mut self: Box<Self>) -> Reading {
+        Box::pin(async {
+            let read = self.next().await;
+            (self as Box<dyn Content>, read)
+        })
+    }
+
+    fn read_unless_in_file(mut self: Box<Self>) -> Reading {
+        Box::pin(async {
+            let read = self.next_unless_in_file().await;
+            (self as Box<dyn Content>, read)
+        })
+    }
+}
+
+/// Whether a copy of a part costs more than to have it sent from its file.
+fn is_large(part: &Range<u64>) -> bool {
+    part.end - part.start >= LARGE_BYTES
 }
 
 /// Few bytes may keep a large buffer alive, and many of them wait in a connection.

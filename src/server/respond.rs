@@ -341,9 +341,9 @@ fn cut(body: Body, part: Part, length: Option<u64>) -> ResponseBody {
         (Body::Memory(bytes), Part::Whole) => ResponseBody::memory(bytes),
         (Body::Memory(bytes), Part::Range(range)) => ResponseBody::memory(part_of(&bytes, &range)),
         (Body::Memory(bytes), Part::Several(multipart)) => multipart.of_memory(bytes),
-        (Body::Stream(stream), Part::Whole) => ResponseBody::stream(*stream, length),
+        (Body::Stream(stream), Part::Whole) => ResponseBody::content(*stream, length),
         (Body::Stream(stream), Part::Range(range)) => {
-            ResponseBody::stream(stream.part(range.start, range.end), length)
+            ResponseBody::content(stream.part(range.start, range.end), length)
         }
         (Body::Stream(stream), Part::Several(multipart)) => multipart.of_stream(*stream),
     }

@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Once};
@@ -34,11 +35,61 @@ use tracing::warn;
 use crate::net::End;
 use crate::proxy::{BlobStream, FilePart, StreamError};
 
-/// A body of one frame: the next bytes of a stream that has them in a file.
+/// Content that goes out by and by, in files or not.
+pub(super) trait Content: fmt::Debug + Send {
+    /// Whether it is so many bytes, and better sent from a file as far as it is in one, or will be.
+    fn is_in_file(&self, length: u64) -> bool;
+
+    /// The file that the next bytes are in; `None` when they come another way, or it takes reading to find out.
+    fn file(&self) -> Option<FilePart>;
+
+    /// Passes over the next bytes, which went out from that file.
+    fn skip(&mut self, bytes: u64);
+
+    /// Reads the next bytes, and gives itself back with them.
+    fn read(self: Box<Self>) -> Reading;
+
+    /// The same, but empty when the next bytes are in a file by the time that they are there.
+    fn read_unless_in_file(self: Box<Self>) -> Reading;
+}
+
+pub(super) type Reading = Pin<Box<dyn Future<Output = (Box<dyn Content>, Read)> + Send>>;
+/// Some bytes; `None` is the end.
+pub(super) type Read = Result<Option<Bytes>, BodyError>;
+
+impl Content for BlobStream {
+    fn is_in_file(&self, length: u64) -> bool {
+        Self::is_in_file(self, length)
+    }
+
+    fn file(&self) -> Option<FilePart> {
+        Self::file(self)
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        Self::skip(self, bytes);
+    }
+
+    fn read(mut self: Box<Self>) -> Reading {
+        Box::pin(async {
+            let read = self.next().await.map_err(BodyError::from);
+            (self as Box<dyn Content>, read)
+        })
+    }
+
+    fn read_unless_in_file(mut self: Box<Self>) -> Reading {
+        Box::pin(async {
+            let read = self.next_unless_in_file().await;
+            (self as Box<dyn Content>, read.map_err(BodyError::from))
+        })
+    }
+}
+
+/// A body of one frame: the next bytes of content that has them in a file.
 #[derive(Debug)]
 pub(super) struct FileBody {
     /// `None` when it is taken.
-    stream: Option<Box<BlobStream>>,
+    content: Option<Box<dyn Content>>,
     length: u64,
     files: FileQueue,
     fate: Arc<Fate>,
@@ -149,24 +200,21 @@ struct Sending {
     source: Source,
     left: u64,
     fate: Arc<Fate>,
-    /// Where the page cache was last seen to end.
-    cached_to: u64,
+    /// What the page cache was last seen to have.
+    cached: Range<u64>,
     /// The kernel would not send it.
     is_refused: bool,
 }
 
 enum Source {
     /// Nothing is in memory.
-    Idle(Box<BlobStream>),
+    Idle(Box<dyn Content>),
     Reading(Reading),
     /// These bytes come first.
-    Read(Box<BlobStream>, Bytes),
+    Read(Box<dyn Content>, Bytes),
     /// It failed.
     Over,
 }
-
-type Reading = Pin<Box<dyn Future<Output = (Box<BlobStream>, Read)> + Send>>;
-type Read = Result<Option<Bytes>, StreamError>;
 
 /// Why a body ends short of its length.
 #[derive(Debug, thiserror::Error)]
@@ -185,10 +233,10 @@ pub(super) enum BodyError {
 struct Spoiled;
 
 impl FileBody {
-    /// So many bytes of a stream, at least one.
-    pub(super) fn new(stream: Box<BlobStream>, length: u64, files: FileQueue) -> Self {
+    /// So many bytes of some content, at least one.
+    pub(super) fn new(content: Box<dyn Content>, length: u64, files: FileQueue) -> Self {
         Self {
-            stream: Some(stream),
+            content: Some(content),
             length,
             files,
             fate: Arc::default(),
@@ -222,33 +270,33 @@ impl Body for FileBody {
         _cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<QueuedFile>, BodyError>>> {
         let this = self.get_mut();
-        Poll::Ready(this.stream.take().map(|stream| {
-            let queued = this.files.push(stream, this.length, &this.fate);
+        Poll::Ready(this.content.take().map(|content| {
+            let queued = this.files.push(content, this.length, &this.fate);
             Ok(Frame::data(queued))
         }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_none()
+        self.content.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = self.stream.as_ref().map_or(0, |_| self.length);
+        let left = self.content.as_ref().map_or(0, |_| self.length);
         SizeHint::with_exact(left)
     }
 }
 
 impl FileQueue {
-    /// Queues the next `left` bytes of a stream, and gives what stands for them.
-    fn push(&self, stream: Box<BlobStream>, left: u64, fate: &Arc<Fate>) -> QueuedFile {
+    /// Queues the next `left` bytes of some content, and gives what stands for them.
+    fn push(&self, content: Box<dyn Content>, left: u64, fate: &Arc<Fate>) -> QueuedFile {
         let mark = Mark(self.0.next.fetch_add(1, Ordering::Relaxed) % MARKS);
         self.0.standing.fetch_add(1, Ordering::Release);
         self.0.waiting.lock().push_back(Sending {
             mark,
-            source: Source::Idle(stream),
+            source: Source::Idle(content),
             left,
             fate: Arc::clone(fate),
-            cached_to: 0,
+            cached: 0..0,
             is_refused: false,
         });
         QueuedFile {
@@ -445,43 +493,38 @@ impl Sending {
         let max = max.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         loop {
             match std::mem::replace(&mut self.source, Source::Over) {
-                Source::Idle(mut stream) => {
-                    let attempt = self.send_file(&mut stream, max, |part, offset, max| {
+                Source::Idle(mut content) => {
+                    let attempt = self.send_file(&mut *content, max, |part, offset, max| {
                         poll_io(tcp, cx, socket, || {
                             rustix::fs::sendfile(tcp, part, Some(offset), max)
                         })
                     });
                     if let Some(attempt) = attempt {
-                        self.source = Source::Idle(stream);
+                        self.source = Source::Idle(content);
                         return attempt;
                     }
-                    let is_in_file = stream.file().is_some();
-                    self.source = Source::Reading(Box::pin(async move {
-                        let read = if is_in_file {
-                            stream.next().await
-                        } else {
-                            stream.next_unless_in_file().await
-                        };
-                        (stream, read)
-                    }));
+                    self.source = Source::Reading(match content.file() {
+                        Some(_) => content.read(),
+                        None => content.read_unless_in_file(),
+                    });
                 }
                 Source::Reading(mut reading) => match reading.as_mut().poll(cx) {
                     Poll::Pending => {
                         self.source = Source::Reading(reading);
                         return Attempt::Busy;
                     }
-                    Poll::Ready((stream, Ok(Some(bytes)))) => {
-                        self.source = Source::Read(stream, bytes);
+                    Poll::Ready((content, Ok(Some(bytes)))) => {
+                        self.source = Source::Read(content, bytes);
                     }
                     Poll::Ready((_, Ok(None))) => {
                         return Attempt::Failed(BodyError::Short { left: self.left });
                     }
-                    Poll::Ready((_, Err(error))) => return Attempt::Failed(error.into()),
+                    Poll::Ready((_, Err(error))) => return Attempt::Failed(error),
                 },
-                Source::Read(stream, bytes) if bytes.is_empty() => {
-                    self.source = Source::Idle(stream);
+                Source::Read(content, bytes) if bytes.is_empty() => {
+                    self.source = Source::Idle(content);
                 }
-                Source::Read(stream, mut bytes) => {
+                Source::Read(content, mut bytes) => {
                     let some = bytes.get(..max.min(bytes.len())).unwrap_or_default();
                     let written = poll_io(tcp, cx, socket, || {
                         rustix::net::send(tcp, some, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
@@ -489,7 +532,7 @@ impl Sending {
                     if let Poll::Ready(Ok(written)) = written {
                         bytes.advance(written);
                     }
-                    self.source = Source::Read(stream, bytes);
+                    self.source = Source::Read(content, bytes);
                     return Attempt::of(written, By::Buffer);
                 }
                 Source::Over => return Attempt::Lost(io::Error::other(Spoiled)),
@@ -500,18 +543,18 @@ impl Sending {
     /// Has the kernel send some; `None` when the bytes must be read instead.
     fn send_file(
         &mut self,
-        stream: &mut BlobStream,
+        content: &mut dyn Content,
         max: usize,
         send: impl FnOnce(&FilePart, &mut u64, usize) -> Poll<io::Result<usize>>,
     ) -> Option<Attempt> {
         if self.is_refused {
             return None;
         }
-        let part = stream.file()?;
-        if self.cached_to <= part.offset {
-            self.cached_to = part.offset + part.cached(WINDOW_BYTES);
+        let part = content.file()?;
+        if !self.cached.contains(&part.offset) {
+            self.cached = part.offset..part.offset + part.cached(WINDOW_BYTES);
         }
-        let cached = part.len.min(self.cached_to - part.offset);
+        let cached = part.len.min(self.cached.end - part.offset);
         let max = max.min(usize::try_from(cached).unwrap_or(usize::MAX));
         if max == 0 {
             return None;
@@ -524,7 +567,7 @@ impl Sending {
                 self.is_refused = true;
                 return None;
             }
-            Poll::Ready(Ok(bytes)) => stream.skip(*bytes as u64),
+            Poll::Ready(Ok(bytes)) => content.skip(*bytes as u64),
             Poll::Ready(Err(error)) if is_of_file(error) => {
                 SAID.call_once(|| warn!(error = %error, "sendfile is refused, reading instead"));
                 self.is_refused = true;

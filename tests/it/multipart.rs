@@ -99,6 +99,63 @@ async fn pitfall_27_several_ranges_of_a_cold_blob_and_of_a_hit() {
 }
 
 #[tokio::test]
+async fn large_parts_are_sent_by_the_kernel() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(9_000_000);
+    upstream.serve_blob(APP, &blob);
+    proxy.wait_for_hit(APP, &blob).await;
+    let by_kernel = "layerhold_response_sendfile_bytes_total";
+    for (ranges, expected, large) in [
+        (
+            "bytes=5000000-8499999,10-19,1000-3000999",
+            vec![5_000_000..8_500_000, 10..20, 1000..3_001_000],
+            6_500_000.0,
+        ),
+        // None of them is worth it, though they are a lot together.
+        (
+            "bytes=0-899999,1000000-1899999",
+            vec![0..900_000, 1_000_000..1_900_000],
+            0.0,
+        ),
+    ] {
+        let before = proxy.metric(by_kernel, &[]).await;
+        let whole = proxy.blob(APP, blob.digest()).range(ranges).whole().await;
+        let found = parts(&whole, blob.bytes(), "application/octet-stream");
+        assert_eq!(found, expected);
+        let sent = proxy.metric(by_kernel, &[]).await - before;
+        // Now and then the page cache says that it lacks what it has.
+        assert!(sent >= large * 0.6 && sent <= large, "{ranges}: {sent}");
+    }
+}
+
+#[tokio::test]
+async fn large_parts_of_what_arrives_are_sent_as_they_come() {
+    let (upstream, proxy) = pair().await;
+    let blob = Blob::random(12 * MIB);
+    upstream.serve_blob(APP, &blob);
+    let gate = upstream.hold(get(blob.digest()), At::Byte(8 * MIB));
+    let wanted = [
+        4 * MIB..6 * MIB,
+        7 * MIB..9 * MIB,
+        0..MIB,
+        10 * MIB..12 * MIB,
+    ];
+    let ranges: Vec<String> = wanted
+        .iter()
+        .map(|it| format!("{}-{}", it.start, it.end - 1))
+        .collect();
+    let ranges = format!("bytes={}", ranges.join(","));
+    let mut answer = proxy.blob(APP, blob.digest()).range(&ranges).send().await;
+    gate.reached().await;
+    let begin = answer.read(2 * MIB).await;
+    gate.open();
+    let mut whole = answer.whole().await;
+    whole.bytes = [begin, whole.bytes].concat().into();
+    let found = parts(&whole, blob.bytes(), "application/octet-stream");
+    assert_eq!(found, wanted);
+}
+
+#[tokio::test]
 async fn what_is_left_of_several_ranges_is_what_exists() {
     let (upstream, proxy) = pair().await;
     let blob = served(&upstream, 1000);
