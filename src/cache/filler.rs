@@ -20,7 +20,9 @@ use super::footprint::Footprint;
 use super::index::NoRoom;
 use super::metrics::FillLabel;
 use super::staging::{Admitted, Staging};
-use super::writer::{PIECE_BYTES_MAX, Piece, Stopped, Writer, Written};
+use super::writer::{
+    PIECE_BYTES_MAX, Piece, QUEUE_BYTES_MAX, QUEUE_CHUNKS_MAX, Stopped, Writer, Written,
+};
 use crate::oci::{Digest, Digester};
 
 /// The right, and the duty, to bring one blob. Dropped unfinished, it fails its followers.
@@ -174,10 +176,11 @@ impl Filler {
             footprint: self.footprint,
         };
         let (queue, received) = mpsc::channel(QUEUE_CHUNKS_MAX);
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         self.writing = Some(Writing {
             queue,
-            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
-            done: writer.start(received),
+            done: writer.start(received, &room),
+            room,
         });
         Ok(())
     }
@@ -369,11 +372,6 @@ impl Drop for Filler {
     }
 }
 
-/// Bytes that wait for the writer of one fill.
-const QUEUE_BYTES_MAX: usize = 2 << 20;
-/// Chunks that wait for the writer of one fill.
-const QUEUE_CHUNKS_MAX: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -382,12 +380,13 @@ mod tests {
     use std::time::Duration;
 
     use rustix::io::ReadWriteFlags;
-    use tokio::time::timeout;
+    use tokio::time::{Instant, sleep, timeout};
 
     use super::*;
     use crate::cache::layout::Repository;
     use crate::cache::metrics::Metrics;
     use crate::cache::staging::turns_max;
+    use crate::cache::writer::WAIT_MAX;
     use crate::cache::{Cache, Config, Faults, Follower, Joined, Share};
     use crate::oci::{Algorithm, Namespace, RepositoryName};
 
@@ -457,6 +456,46 @@ mod tests {
         assert_eq!(cache.size_of(&digest).await, Some(MIB));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_in_small_pieces_is_written_in_large_ones() {
+        const PIECE: usize = 64 << 10;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path()).await;
+        let pieces = vec![7; 2 * PIECE_BYTES_MAX - PIECE];
+        let digest = Digest::of(Algorithm::Sha256, &pieces);
+        let (mut filler, _follower) = first(&cache, &digest).await;
+        filler.begin(Some(pieces.len() as u64)).await.unwrap();
+        let began = Instant::now();
+        let mut pieces = pieces.chunks(PIECE).map(Bytes::copy_from_slice);
+        for piece in pieces.by_ref().take(PIECE_BYTES_MAX / PIECE - 1) {
+            filler.write(piece).await.unwrap();
+            // As long as nothing else is to be done, but no time.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(written(&filler), 0, "it is little yet");
+        filler.write(pieces.next().unwrap()).await.unwrap();
+        let turns = Arc::clone(&filler.staging.turns);
+        while written(&filler) < MIB || turns.available_permits() < turns_max() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "a large one does not wait");
+        filler.write(pieces.next().unwrap()).await.unwrap();
+        sleep(WAIT_MAX / 2).await;
+        assert_eq!(written(&filler), MIB, "a small one waits");
+        sleep(WAIT_MAX).await;
+        drain(&filler).await;
+        assert_eq!(written(&filler), MIB + PIECE as u64, "but not for ever");
+        let waited = began.elapsed();
+        for piece in pieces {
+            filler.write(piece).await.unwrap();
+        }
+        let verified = filler.verify().await.unwrap();
+        assert_eq!(began.elapsed(), waited, "nothing waits at the end");
+        verified.publish().await;
+    }
+
     #[test]
     fn fills_whose_bytes_do_not_come_hold_neither_turn_nor_thread() {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -472,6 +511,9 @@ mod tests {
                 filler.begin(Some(MIB)).await.unwrap();
                 filler.write(Bytes::from_static(b"slow")).await.unwrap();
                 slow.push((filler, follower));
+            }
+            for (filler, _) in &slow {
+                drain(filler).await;
             }
             let digest = Digest::of(Algorithm::Sha256, b"quick");
             let (mut filler, _follower) = first(&cache, &digest).await;

@@ -4,14 +4,19 @@
 //! at once than there are turns. A fill whose next bytes have not come holds no turn and no thread, however slow its source;
 //! one that has more and more of them gives its turn away now and then. What waits for a turn is in the ring, where the
 //! followers have it; how much that may be is the filler's to say.
+//!
+//! A turn is two changes of threads, which cost more than hashing what a slow source brings at once. So one is taken when it
+//! is worth it: when there is enough to write, or all that there will be, or when what there is has waited long enough.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
 
 use super::fill::{Fill, Handover};
 use super::footprint::Footprint;
@@ -61,6 +66,8 @@ pub(super) struct Writer {
 struct Work {
     writer: Writer,
     queue: mpsc::Receiver<Piece>,
+    /// What is free of [`QUEUE_BYTES_MAX`].
+    room: Arc<Semaphore>,
     done: oneshot::Sender<Result<Written, Stopped>>,
 }
 
@@ -69,12 +76,14 @@ impl Writer {
     pub(super) fn start(
         self,
         queue: mpsc::Receiver<Piece>,
+        room: &Arc<Semaphore>,
     ) -> oneshot::Receiver<Result<Written, Stopped>> {
         let turns = Arc::clone(&self.staging.turns);
         let (done, answer) = oneshot::channel();
         let work = Work {
             writer: self,
             queue,
+            room: Arc::clone(room),
             done,
         };
         tokio::spawn(work.run(turns));
@@ -117,11 +126,11 @@ impl Writer {
 impl Work {
     async fn run(mut self, turns: Arc<Semaphore>) {
         loop {
-            let first = self.queue.recv().await;
+            let batch = self.gather().await;
             let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
                 return;
             };
-            match spawn_blocking(move || self.take_turn(first, &turn)).await {
+            match spawn_blocking(move || self.take_turn(batch, &turn)).await {
                 Ok(Some(work)) => self = work,
                 // It is done; or it panicked, which whoever waits for the answer hears of.
                 Ok(None) | Err(_) => return,
@@ -129,15 +138,31 @@ impl Work {
         }
     }
 
-    /// Writes from this piece on; nothing is the end. Gives itself back when it waits for more, or has had its turn. Blocks.
-    fn take_turn(mut self, mut first: Option<Piece>, turn: &OwnedSemaphorePermit) -> Option<Self> {
+    /// Waits for what is worth a turn. Nothing is the end.
+    async fn gather(&mut self) -> Vec<Piece> {
+        let mut batch: Vec<Piece> = self.queue.recv().await.into_iter().collect();
+        let mut bytes = bytes_of(&batch);
+        let latest = Instant::now() + WAIT_MAX;
+        while bytes > 0 && bytes < PIECE_BYTES_MAX && batch.len() < QUEUE_CHUNKS_MAX {
+            let Ok(Some(next)) = timeout_at(latest, self.queue.recv()).await else {
+                break;
+            };
+            bytes += next.0.len();
+            batch.push(next);
+        }
+        batch
+    }
+
+    /// Writes from this batch on; nothing is the end. Gives itself back when it waits for more, or has had its turn. Blocks.
+    fn take_turn(mut self, batch: Vec<Piece>, turn: &OwnedSemaphorePermit) -> Option<Self> {
         let mut left = TURN_BYTES;
+        let mut next = Some(batch).filter(|it| !it.is_empty());
         loop {
-            let Some(piece) = first else {
+            let Some(batch) = next else {
                 self.answer(None);
                 return None;
             };
-            let (bytes, result) = self.write_batch(piece);
+            let (bytes, result) = self.write_batch(batch);
             if let Err(label) = result {
                 self.answer(Some(label));
                 return None;
@@ -147,18 +172,22 @@ impl Work {
             if left == 0 && turn.semaphore().available_permits() == 0 {
                 return Some(self);
             }
-            first = match self.queue.try_recv() {
-                Ok(piece) => Some(piece),
+            // Where more is sure to come, the few bytes that there are wait for it.
+            let is_little = QUEUE_BYTES_MAX - self.room.available_permits() < GO_ON_BYTES;
+            if is_little && !self.queue.is_closed() {
+                return Some(self);
+            }
+            next = match self.queue.try_recv() {
+                Ok(piece) => Some(vec![piece]),
                 Err(TryRecvError::Empty) => return Some(self),
                 Err(TryRecvError::Disconnected) => None,
             };
         }
     }
 
-    /// Writes this piece and what else has come, up to a batch, and marks it; how many bytes there were.
-    fn write_batch(&mut self, first: Piece) -> (usize, Result<(), FillLabel>) {
-        let mut bytes = first.0.len();
-        let mut batch = vec![first];
+    /// Writes this batch and what else has come, up to a large one, and marks it; how many bytes there were.
+    fn write_batch(&mut self, mut batch: Vec<Piece>) -> (usize, Result<(), FillLabel>) {
+        let mut bytes = bytes_of(&batch);
         while bytes < PIECE_BYTES_MAX
             && let Ok(next) = self.queue.try_recv()
         {
@@ -214,7 +243,19 @@ impl Work {
     }
 }
 
+fn bytes_of(batch: &[Piece]) -> usize {
+    batch.iter().map(|(bytes, _)| bytes.len()).sum()
+}
+
 /// What is written at once: large writes make large folios, and large reads later.
 pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that wait for the writer of one fill: those that it gathers, and the largest piece beside them.
+pub(super) const QUEUE_BYTES_MAX: usize = 2 * PIECE_BYTES_MAX;
+/// Chunks that wait for the writer of one fill.
+pub(super) const QUEUE_CHUNKS_MAX: usize = 256;
+/// With so much more at hand a turn goes on.
+const GO_ON_BYTES: usize = PIECE_BYTES_MAX / 2;
+/// How long bytes wait for more of them before they are written.
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(100);
 /// What a fill writes before it gives its turn to another one that waits.
 const TURN_BYTES: usize = 8 << 20;
