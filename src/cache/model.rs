@@ -1,6 +1,6 @@
 //! The store against a map, through thousands of random steps. A seed that fails is printed and becomes a test by name.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,15 +43,15 @@ struct Model {
     dir: tempfile::TempDir,
     cache: Cache,
     registry: Registry,
-    blobs: HashMap<Digest, Bytes>,
-    known: HashMap<Digest, Known>,
+    blobs: BTreeMap<Digest, Bytes>,
+    known: BTreeMap<Digest, Known>,
     /// Blobs held open across steps, purged or not, each with the life of its digest that it is of.
     held: Vec<(Digest, u64, Blob)>,
     /// How often a digest has been purged.
-    lives: HashMap<Digest, u64>,
+    lives: BTreeMap<Digest, u64>,
     /// What was granted and not purged. Less may be remembered after a restart, but never more.
-    grants: HashSet<(Repository, Digest)>,
-    tags: HashSet<(Repository, Tag)>,
+    grants: BTreeSet<(Repository, Digest)>,
+    tags: BTreeSet<(Repository, Tag)>,
     random: SmallRng,
     evictions_seen: u64,
     /// How often the steps that matter happened, so that a run that tests nothing fails.
@@ -65,7 +65,7 @@ struct Model {
 impl Model {
     async fn new(seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
-        let mut blobs = HashMap::new();
+        let mut blobs = BTreeMap::new();
         for n in 0..BLOBS {
             let mut bytes = vec![0; random.random_range(0..BLOB_BYTES_MAX)];
             random.fill(bytes.as_mut_slice());
@@ -83,11 +83,11 @@ impl Model {
             cache,
             registry,
             blobs,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             held: Vec::new(),
-            lives: HashMap::new(),
-            grants: HashSet::new(),
-            tags: HashSet::new(),
+            lives: BTreeMap::new(),
+            grants: BTreeSet::new(),
+            tags: BTreeSet::new(),
             random,
             evictions_seen: 0,
             hits: 0,
@@ -371,8 +371,8 @@ impl Model {
         (self.cache, self.registry) = open(self.dir.path()).await;
         self.evictions_seen = 0;
         // What had no room on disk is proven again.
-        let mut kept = HashSet::new();
-        for (repository, digest) in self.grants.drain() {
+        let mut kept = BTreeSet::new();
+        for (repository, digest) in std::mem::take(&mut self.grants) {
             let granted = self.cache.granted(&repository, &digest).await.unwrap();
             if granted.blob {
                 kept.insert((repository, digest));
@@ -409,7 +409,7 @@ impl Model {
         let present = present.filter(|(_, it)| matches!(it, Known::Present));
         let present = present.map(|(digest, _)| self.blobs[digest].len() as u64);
         let life = |digest| self.lives.get(digest).copied().unwrap_or(0);
-        let purged: HashSet<_> = self
+        let purged: BTreeSet<_> = self
             .held
             .iter()
             .filter(|(digest, of, _)| *of < life(digest))
