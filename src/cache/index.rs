@@ -4,7 +4,7 @@
 //! adopted. Until the start-up scan has ended, a digest that it has not reached is looked for on disk, and nothing is
 //! evicted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,7 +23,7 @@ use super::order::{Order, Place};
 use super::purges::PurgeError;
 use super::staged::StagedFile;
 use super::uses::{PENDING_MAX, Saved, Uses};
-use crate::oci::Digest;
+use crate::oci::{Digest, DigestMap};
 
 /// The index of the store.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(super) enum Joined {
 /// the sum of their sizes, of metadata, and of what is removed but still read.
 #[derive(Debug)]
 struct State {
-    entries: HashMap<Digest, Entry>,
+    entries: DigestMap<Entry>,
     order: Order,
     ledger: Ledger,
     /// Evicted digests whose name is about to be removed; nothing is published under one.
@@ -115,7 +115,7 @@ pub(super) struct TakenOut {
 impl Index {
     pub(super) fn new(disk: Arc<Disk>, ledger: Ledger, metrics: Metrics) -> Arc<Self> {
         let state = State {
-            entries: HashMap::new(),
+            entries: DigestMap::default(),
             order: Order::new(ledger.limit()),
             ledger,
             unlinking: HashSet::new(),

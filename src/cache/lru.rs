@@ -3,15 +3,15 @@
 //! For what a cache that drops late or refuses newcomers cannot hold: open files, whose descriptors count, and states
 //! that must be found again while they are in use.
 
-use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-/// A bounded map in the order of last use. `turn` and `order` agree: each key stands in `order` under its own turn.
+use foldhash::fast::RandomState;
+use hashlink::LinkedHashMap;
+
+/// A bounded map in the order of last use, the least recently used first.
 #[derive(Debug)]
 pub struct Lru<K, V> {
-    entries: HashMap<K, (u64, V)>,
-    order: BTreeMap<u64, K>,
-    turn: u64,
+    entries: LinkedHashMap<K, V, RandomState>,
     max: usize,
 }
 
@@ -19,64 +19,48 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
     /// An empty map for at most `max` keys, at least one.
     pub fn new(max: usize) -> Self {
         Self {
-            entries: HashMap::new(),
-            order: BTreeMap::new(),
-            turn: 0,
+            entries: LinkedHashMap::with_hasher(RandomState::default()),
             max: max.max(1),
         }
     }
 
     /// The value under `key`, which becomes the most recently used.
     pub fn touch(&mut self, key: &K) -> Option<&mut V> {
-        let (turn, value) = self.entries.get_mut(key)?;
-        self.order.remove(turn);
-        self.turn += 1;
-        *turn = self.turn;
-        self.order.insert(self.turn, key.clone());
-        Some(value)
+        self.entries.to_back(key)
     }
 
     /// The value under `key`, its place in the order unchanged.
     pub fn peek(&self, key: &K) -> Option<&V> {
-        self.entries.get(key).map(|(_, value)| value)
+        self.entries.get(key)
     }
 
     /// Puts `value` under `key` as the most recently used, and gives back what no longer has room: the value that stood
     /// there, or the least recently used.
     pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
-        self.turn += 1;
-        let former = self.entries.insert(key.clone(), (self.turn, value));
-        self.order.insert(self.turn, key.clone());
-        if let Some((turn, value)) = former {
-            self.order.remove(&turn);
-            return Some((key, value));
+        if let Some(former) = self.entries.insert(key.clone(), value) {
+            return Some((key, former));
         }
         if self.entries.len() <= self.max {
             return None;
         }
-        let (_, oldest) = self.order.pop_first()?;
-        self.entries
-            .remove_entry(&oldest)
-            .map(|(key, (_, value))| (key, value))
+        self.entries.pop_front()
     }
 
     /// Forgets `key`.
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        let (turn, value) = self.entries.remove(key)?;
-        self.order.remove(&turn);
-        Some(value)
+        self.entries.remove(key)
     }
 
     /// Forgets the least recently used key whose value is so, and gives both.
     pub fn remove_first(&mut self, is_so: impl Fn(&V) -> bool) -> Option<(K, V)> {
-        let is_so = |key: &&K| self.peek(key).is_some_and(&is_so);
-        let key = self.order.values().find(is_so)?.clone();
-        self.remove(&key).map(|value| (key, value))
+        let (key, _) = self.entries.iter().find(|(_, value)| is_so(value))?;
+        let key = key.clone();
+        self.entries.remove_entry(&key)
     }
 
-    /// All keys and values, in no order; their places in the order unchanged.
+    /// All keys and values, the least recently used first; their places in the order unchanged.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.entries.iter().map(|(key, (_, value))| (key, value))
+        self.entries.iter()
     }
 
     /// How many keys there are.

@@ -4,7 +4,7 @@
 //! lines for one digest the later one counts. A torn or foreign line is passed over, which at worst costs one more question
 //! to upstream. A size is one that the bytes had when they were right.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::index::Index;
 use super::layout::Repository;
 use super::lru::Lru;
 use super::purges::{Moment, PurgeError, Purged, Purges};
-use crate::oci::{Digest, MediaType, Tag, declared_media_type};
+use crate::oci::{Digest, DigestMap, MediaType, Tag, declared_media_type};
 
 /// A digest that a repository was proven to hold, and as what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +62,8 @@ struct Metadata {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Grants {
-    blobs: HashMap<Digest, Option<u64>>,
-    manifests: HashMap<Digest, MediaType>,
+    blobs: DigestMap<Option<u64>>,
+    manifests: DigestMap<MediaType>,
 }
 
 impl Repositories {
@@ -638,7 +638,7 @@ mod tests {
         assert_eq!(Grants::parse(&damaged), grants);
         // A line that was cut off in the middle of its type is none.
         let torn = text.replace("+json\n", "");
-        assert_eq!(Grants::parse(&torn).manifests, HashMap::new());
+        assert!(Grants::parse(&torn).manifests.is_empty());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Digests: content addressed by what it is.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
+use foldhash::fast::RandomState;
 use sha2::{Digest as _, Sha256, Sha512};
 
 /// A digest algorithm that the OCI image spec registers ("Digest algorithms").
@@ -22,6 +24,13 @@ pub enum Digest {
     /// By SHA-512.
     Sha512([u8; 64]),
 }
+
+/// What is known of each of many digests, looked up with every request. Its hashing has a secret of its own, so that nobody can
+/// make digests that meet in it.
+pub type DigestMap<V> = HashMap<Digest, V, DigestState>;
+
+/// How digests are hashed to be looked up.
+pub type DigestState = RandomState;
 
 /// A digest in the making.
 #[derive(Clone, Debug)]

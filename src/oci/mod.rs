@@ -32,7 +32,7 @@ mod names;
 mod digest;
 mod headers;
 
-pub use digest::{Algorithm, Digest, Digester, InvalidDigest, fuzz_digest};
+pub use digest::{Algorithm, Digest, DigestMap, DigestState, Digester, InvalidDigest, fuzz_digest};
 pub use endpoint::{Endpoint, EndpointPath, InvalidEndpoint, fuzz_endpoint};
 pub use error_code::{ErrorCode, error_body};
 pub use full_reference::{FullReference, InvalidFullReference, fuzz_full_reference};

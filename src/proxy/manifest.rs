@@ -20,14 +20,14 @@ use crate::cache::{
     Blob, Cache, Content, FillError, Filler, Follower, Grant, Joined, Moment, Purge, ReadError,
     Repository,
 };
-use crate::oci::{Digest, MediaType, Reference, RepositoryName};
+use crate::oci::{Digest, DigestState, MediaType, Reference, RepositoryName};
 use crate::upstream::{self, Fault, ManifestHead};
 
 /// Manifests by digest. Clones are the same.
 #[derive(Clone, Debug)]
 pub(super) struct Manifests {
     cache: Cache,
-    memory: Memory<Digest, Bytes>,
+    memory: Memory<Digest, Bytes, DigestState>,
     heads: Arc<Flights<(Seen, Digest), Head>>,
     refusals: Refusals,
     metrics: Metrics,
@@ -79,7 +79,7 @@ impl Manifests {
             .max_capacity(MEMORY_BYTES_MAX)
             .weigher(|_, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
-            .build();
+            .build_with_hasher(DigestState::default());
         let heads = Arc::new(Flights::new(tracker.clone()));
         Self {
             cache,
