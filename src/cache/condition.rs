@@ -64,12 +64,15 @@ impl Condition {
         let changed = self.degraded.send_if_modified(|it| {
             let changed = *it != degraded;
             *it = degraded;
+            if changed {
+                // Under the lock, so that of two that tell at once the later stays.
+                self.metrics.set_degraded(degraded);
+            }
             changed
         });
         if !changed {
             return;
         }
-        self.metrics.set_degraded(degraded);
         if degraded {
             warn!("the cache directory refuses writes: what is not here goes around it");
         } else {
