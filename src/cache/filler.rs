@@ -601,8 +601,13 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_follows_does_not_fill_the_memory() {
         for follows in [Follows::Two, Follows::OneThatIsBehind] {
-            let left = left_in_memory(follows).await;
-            assert_eq!(left, [BLOB_MIB; 2], "{follows:?} may read it");
+            let [before, after] = left_in_memory(follows).await;
+            // The system may take back some, as ever.
+            let least = BLOB_MIB - 8;
+            assert!(
+                before >= least && after >= least,
+                "{follows:?} may read it: {before}, {after}"
+            );
         }
         for follows in [Follows::Nobody, Follows::OneThatKeepsUp] {
             let [before, after] = left_in_memory(follows).await;
