@@ -55,7 +55,7 @@ pub fn requested_host<'a>(
 
 /// A host with or without a port; or nothing, which is what a client says that has no host to name.
 fn is_host(text: &str) -> bool {
-    if text.is_empty() {
+    if text.is_empty() || is_plain_host(text) {
         return true;
     }
     let Ok(authority) = text.parse::<Authority>() else {
@@ -75,6 +75,15 @@ fn is_host(text: &str) -> bool {
     });
     // User information, if any, is what does not begin with the host.
     is_name && is_port
+}
+
+/// Whether it is a name or an address of letters, digits, dots, hyphens and underscores, perhaps with a port: as nearly all are,
+/// and seen at a glance.
+fn is_plain_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'.' | b'-' | b'_');
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    !host.is_empty() && host.bytes().all(is_plain) && is_number && port.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]

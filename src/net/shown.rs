@@ -8,7 +8,9 @@ pub fn shown_path(path: &str, most: usize) -> String {
     let bytes = path.as_bytes();
     let bytes = bytes.get(..most).unwrap_or(bytes);
     // As nearly all are.
-    if bytes.iter().all(u8::is_ascii_graphic)
+    if bytes
+        .iter()
+        .fold(true, |all, it| all & it.is_ascii_graphic())
         && let Ok(text) = str::from_utf8(bytes)
     {
         return text.to_owned();
