@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
@@ -24,6 +26,8 @@ pub(super) struct JsonLines {
 #[derive(Default)]
 struct Scratch {
     line: Vec<u8>,
+    /// The second of a line before, and what its time began with.
+    second: (u64, String),
     /// A value that is not text yet.
     value: String,
 }
@@ -67,12 +71,25 @@ impl Scratch {
         self.line.extend_from_slice(b"}\n");
     }
 
-    /// To the microsecond (RFC 3339).
+    /// To the microsecond (RFC 3339). All lines of a second begin with the same, which the library wrote for the first of them.
     fn time(&mut self) {
+        let now = since_epoch();
+        let (second, begin) = &self.second;
+        if *second == now.as_secs() && !begin.is_empty() {
+            self.line.extend_from_slice(begin.as_bytes());
+            let _ = write!(self.line, "{:06}Z", now.subsec_micros());
+            return;
+        }
         self.value.clear();
         // Writing to memory does not fail.
         let _ = SystemTime.format_time(&mut Writer::new(&mut self.value));
         self.line.extend_from_slice(self.value.as_bytes());
+        // Known to be of this second only if that was not over meanwhile.
+        if let Some((begin, _)) = self.value.split_once('.')
+            && since_epoch().as_secs() == now.as_secs()
+        {
+            self.second = (now.as_secs(), format!("{begin}."));
+        }
     }
 
     fn name(&mut self, name: &str) {
@@ -90,8 +107,9 @@ impl Scratch {
 
     fn text(&mut self, name: &str, value: &str) {
         // Nearly all is as it is written (RFC 8259 §7).
-        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-        if !value.bytes().all(is_plain) {
+        let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
+        // Looked at to the end, sixteen at once.
+        if !value.bytes().fold(true, |all, it| all & is_plain(it)) {
             return self.entry(name, value);
         }
         self.name(name);
@@ -132,11 +150,20 @@ impl Visit for Scratch {
     }
 }
 
+/// How long ago the epoch began.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "when a line was written is said in it, and decides nothing"
+)]
+fn since_epoch() -> Duration {
+    let now = std::time::SystemTime::now();
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{self, Write};
     use std::sync::Arc;
-    use std::time::Duration;
 
     use parking_lot::Mutex;
     use tracing_subscriber::layer::SubscriberExt;
@@ -213,6 +240,39 @@ mod tests {
         assert_eq!(theirs.len(), 6, "{theirs:#?}");
         assert_eq!(ours, theirs);
     }
+
+    #[test]
+    fn the_times_of_lines_are_those_that_the_library_writes_before_and_after() {
+        let mut scratch = Scratch::default();
+        let library = || {
+            let mut text = String::new();
+            SystemTime.format_time(&mut Writer::new(&mut text)).unwrap();
+            text
+        };
+        let mut before = library();
+        let first = before.clone();
+        // So that a second ends under way.
+        while before[..SECONDS_CHARS] == first[..SECONDS_CHARS] {
+            for _ in 0..1000 {
+                scratch.line.clear();
+                scratch.time();
+                let time = str::from_utf8(&scratch.line).unwrap();
+                let after = library();
+                assert!(
+                    *before <= *time && *time <= *after,
+                    "{before} {time} {after}"
+                );
+                before = after;
+            }
+        }
+        // The first lines of the next second, too.
+        scratch.line.clear();
+        scratch.time();
+        assert!(scratch.line.as_slice() >= before.as_bytes());
+    }
+
+    /// `2026-11-23T12:34:56`
+    const SECONDS_CHARS: usize = 19;
 
     #[test]
     fn a_value_stays_within_its_quotation_marks() {

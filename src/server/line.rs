@@ -1,5 +1,6 @@
 //! The one log line of a request, and what is counted with it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -102,17 +103,24 @@ impl Drop for Line {
             None => (None, self.count()),
         };
         self.connected.front.metrics.ended(&series, end, bytes);
+        if !enabled!(target: TARGET, Level::INFO) {
+            return;
+        }
         let peer = &self.connected.peer;
+        let client = match self.client == peer.address.ip() {
+            true => Arc::clone(&peer.shown.host),
+            false => self.client.to_string().into(),
+        };
         info!(
-            target: "layerhold::server::handle",
+            target: TARGET,
             request = self.id(),
-            client = %self.client,
-            peer = %peer.address,
+            client = %client,
+            peer = %peer.shown.address,
             tls = peer.is_tls,
             certificate = peer.certificate.as_deref(),
             identity = self.identity.name(),
             caller = self.caller,
-            method = %shown_path(self.method.as_str(), METHOD_SHOWN_MAX),
+            method = %shown_method(&self.method),
             path = self.path,
             upstream = self.labels.upstream(),
             endpoint = self.labels.endpoint,
@@ -152,6 +160,14 @@ fn labels_of(route: &Result<Route, Error>) -> Labels {
     }
 }
 
+/// Any word may be a method.
+fn shown_method(method: &Method) -> Cow<'_, str> {
+    match *method {
+        Method::GET | Method::HEAD => Cow::Borrowed(method.as_str()),
+        _ => Cow::Owned(shown_path(method.as_str(), METHOD_SHOWN_MAX)),
+    }
+}
+
 /// Milliseconds with a fraction: hits take less than one.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
@@ -160,6 +176,8 @@ fn millis(duration: Duration) -> f64 {
 /// What is logged of a request whose client left before it was answered; nginx's number for it, which no client sees.
 static CLIENT_LEFT: LazyLock<StatusCode> =
     LazyLock::new(|| StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT));
+/// Where operators know the lines from.
+const TARGET: &str = "layerhold::server::handle";
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// How much of a path a log line shows: more than the longest valid one.
 const PATH_SHOWN_MAX: usize = 600;
