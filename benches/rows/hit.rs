@@ -77,6 +77,7 @@ pub(crate) fn blobs_over_tls(stage: &Stage<'_>, verdicts: &mut Verdicts) {
 /// freshness of tags: it asks its upstream each time.
 pub(crate) fn manifests(stage: &Stage<'_>, verdicts: &mut Verdicts) {
     let warm = Warm::start(stage);
+    let logging = Server::start(stage.upstream.address, "info");
     let caches: Vec<(&str, Cache)> = PEERS
         .iter()
         .filter(|it| KNOW_MANIFESTS.contains(&it.name) && it.is_installed())
@@ -93,6 +94,11 @@ pub(crate) fn manifests(stage: &Stage<'_>, verdicts: &mut Verdicts) {
     for (kind, path) in kinds {
         sources.push(warm.ours(&format!("{LAYERHOLD}, {kind}"), path));
     }
+    sources.push(Source {
+        from: logging.address,
+        process: Some(&logging.process),
+        ..warm.ours(LOGGING, &stage.by_digest)
+    });
     sources.extend(warm.of_nginx("/manifest").into_iter().take(1));
     for (name, cache) in &caches {
         for (kind, path) in kinds {
@@ -134,6 +140,9 @@ pub(crate) fn manifests(stage: &Stage<'_>, verdicts: &mut Verdicts) {
         let p99 = block.ratio(&ours, NGINX, 2);
         verdicts.add("P4", with("p99 x nginx"), AtMost(1.5), p99);
     }
+    let logged = block.ratio(LOGGING, &format!("{LAYERHOLD}, digest"), 0);
+    let what = "digest: requests/s with log lines x without";
+    verdicts.add("P4", what.to_owned(), AtLeast(0.9), logged);
 }
 
 /// P5: the same manifest to a few clients, while others take the blob without end.
@@ -154,6 +163,10 @@ pub(crate) fn manifests_beside_blobs(stage: &Stage<'_>, verdicts: &mut Verdicts)
         .into_iter()
         .zip(warm.of_nginx("/manifest"));
     pairs.extend(nginx.take(1));
+    pairs.push((
+        Source::without_process(CEILING, serve_file(&warm.files.path().join("blob"))),
+        Source::without_process(CEILING, serve_memory(&stage.manifest)),
+    ));
     for (blob, manifest) in pairs {
         let blobs = blob.load(8, 1, stage.blob.size);
         let manifests = manifest.load(64, 1, stage.manifest.len() as u64);
@@ -338,6 +351,8 @@ impl<'a> Source<'a> {
 
 const NGINX: &str = "nginx";
 const SNDBUF: &str = "nginx sndbuf=208k";
+/// With a line in its log for each request.
+const LOGGING: &str = "layerhold, digest, logged";
 const CEILING: &str = "(client's ceiling)";
 /// The peers that are registries.
 const KNOW_MANIFESTS: [&str; 2] = ["docker-registry", "NORA"];
