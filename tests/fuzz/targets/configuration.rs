@@ -206,9 +206,16 @@ fn options(input: &[u8]) -> bool {
     else {
         return false;
     };
-    // Elsewhere than in the place of a password it is none.
+    // Elsewhere than in the place of a password it is none; and a directory, which may be called so, has no such place.
+    let is_directory = |line: &str| {
+        let name = line.split_once('=').map_or(line, |(name, _)| name);
+        name.to_ascii_lowercase().contains("dir")
+    };
     let is_secret = words.split(SECRET).skip(1).all(|it| it.starts_with('@'))
-        && words.matches(SECRET).count() == words.matches(&format!("//u:{SECRET}@")).count();
+        && words.matches(SECRET).count() == words.matches(&format!("//u:{SECRET}@")).count()
+        && !words
+            .lines()
+            .any(|it| is_directory(it) && it.contains(SECRET));
     let config = load(&options, &environment, None);
     is_right(&config, &environment, is_secret)
 }
