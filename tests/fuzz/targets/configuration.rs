@@ -206,16 +206,16 @@ fn options(input: &[u8]) -> bool {
     else {
         return false;
     };
-    // Elsewhere than in the place of a password it is none; and a directory, which may be called so, has no such place.
-    let is_directory = |line: &str| {
+    // Elsewhere than in the place of a password it is none; nor is it in a name, or in that of a directory.
+    let has_no_place = |line: &str| {
         let name = line.split_once('=').map_or(line, |(name, _)| name);
-        name.to_ascii_lowercase().contains("dir")
+        let name = name.to_ascii_lowercase();
+        [SECRET, "dir", "home"].iter().any(|it| name.contains(it))
     };
+    let mut lines = words.lines().filter(|it| it.contains(SECRET));
     let is_secret = words.split(SECRET).skip(1).all(|it| it.starts_with('@'))
         && words.matches(SECRET).count() == words.matches(&format!("//u:{SECRET}@")).count()
-        && !words
-            .lines()
-            .any(|it| is_directory(it) && it.contains(SECRET));
+        && !lines.any(has_no_place);
     let config = load(&options, &environment, None);
     is_right(&config, &environment, is_secret)
 }
