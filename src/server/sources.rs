@@ -5,7 +5,8 @@
 //! client may expect no more of an idle connection (RFC 9112 §9.3), and of heads it is the slowest that goes. Where none is
 //! waiting, all of them are being served, and the new one is closed.
 //!
-//! One that makes room may have a little time yet, for the end of its last answer; no more of them at once than may be there.
+//! One that makes room may have a little time yet, for the end of its last answer; but they are few, for they have places that
+//! nobody else has meanwhile.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -102,6 +103,11 @@ impl Sources {
         }
     }
 
+    /// How many of a source may take their time over making room.
+    fn leaving_max(&self) -> usize {
+        (self.connections_max / LEAVING_SHARE).max(1)
+    }
+
     /// A seat that counts for nobody.
     pub(super) fn free_seat() -> Arc<Seat> {
         Seat::new(None, Arc::default())
@@ -135,12 +141,12 @@ impl Seat {
         self.ended.cancelled().await;
     }
 
-    /// Whether one that has to make room may take its time over it: no more of a source do than it may have connections, so
-    /// that it never has more than twice as many.
+    /// Whether one that has to make room may take its time over it: few of a source do, so that one which may have half of all
+    /// places never has nearly all of them.
     pub(super) fn may_take_leave(&self) -> bool {
         let leaving = self.held.lock().leaving;
         let of = self.of.as_ref();
-        of.is_some_and(|(sources, _)| leaving <= sources.connections_max)
+        of.is_some_and(|(sources, _)| leaving <= sources.leaving_max())
     }
 
     /// Who has made room for another waits for nothing more.
@@ -188,6 +194,8 @@ impl Drop for Serving {
     }
 }
 
+/// Of so many connections that a source may have, one more may be on its way out.
+const LEAVING_SHARE: usize = 8;
 /// A warning is to be seen, not counted.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -237,16 +245,19 @@ mod tests {
     }
 
     #[test]
-    fn no_more_take_leave_than_may_be_there() {
-        let sources = Arc::new(Sources::new(2));
-        let seats: Vec<_> = (0..6).map(|_| sources.seat(source(1)).unwrap()).collect();
-        let leaving = &seats[..4];
-        assert!(leaving.iter().all(|it| is_ended(it)));
-        assert!(!leaving.iter().any(|it| it.may_take_leave()));
-        let mut seats = seats.into_iter();
-        drop((seats.next(), seats.next()));
-        assert!(seats.as_slice()[0].may_take_leave());
-        assert!(seats.as_slice()[1].may_take_leave());
+    fn a_source_has_few_that_take_leave() {
+        for (most, leaving_max) in [(1, 1), (2, 1), (16, 2), (2048, 256)] {
+            let sources = Arc::new(Sources::new(most));
+            let mut leaving: Vec<_> = (0..most + leaving_max + 1)
+                .map(|_| sources.seat(source(1)).unwrap())
+                .collect();
+            let staying = leaving.split_off(leaving_max + 1);
+            assert!(leaving.iter().all(|it| is_ended(it)));
+            assert!(!staying.iter().any(|it| is_ended(it)));
+            assert!(!leaving.iter().any(|it| it.may_take_leave()), "{most}");
+            leaving.pop();
+            assert!(leaving.iter().all(|it| it.may_take_leave()), "{most}");
+        }
         assert!(!Sources::free_seat().may_take_leave());
     }
 
