@@ -140,7 +140,7 @@ impl Connections {
             () = seat.ended() => {
                 if ending.has_unsent() && seat.may_take_leave() {
                     serving.as_mut().graceful_shutdown();
-                    let _ = timeout(FAREWELL, serving).await;
+                    self.take_leave(serving, &ending).await;
                 }
                 return made_room(address);
             }
@@ -157,6 +157,14 @@ impl Connections {
                 debug!(peer = %address, error = %Chain(&error), "connection ended");
             }
             Ok(()) => {}
+        }
+    }
+
+    /// Lets the rest of what a connection was answered leave, for a while, or to the end of the drain.
+    async fn take_leave(&self, serving: impl Future, ending: &ConnectionHandle) {
+        tokio::select! {
+            _ = timeout(FAREWELL, serving) => {}
+            () = self.breaking_off.cancelled() => ending.break_off(),
         }
     }
 
@@ -231,7 +239,7 @@ impl Connections {
             () = seat.ended() => {
                 if ending.has_unsent() && seat.may_take_leave() {
                     serving.as_mut().graceful_shutdown();
-                    let _ = timeout(FAREWELL, serving).await;
+                    self.take_leave(serving, &ending).await;
                 }
                 return made_room(address);
             }

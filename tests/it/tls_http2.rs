@@ -340,6 +340,42 @@ async fn who_makes_room_for_another_gets_the_rest_of_its_answers() {
 }
 
 #[tokio::test]
+async fn invariant_12_who_takes_its_time_over_making_room_is_broken_off_with_the_drain() {
+    let (_upstream, authority, builder) = scene().await;
+    let builder = builder.set("limits.connections_per_source", 1);
+    let proxy = builder.set("timeouts.drain", "300ms").start().await;
+    let tls = authority.client().offering(&["h2"]);
+    let mut client = tls.try_open(proxy.registry).await.unwrap();
+    let head = [&[0x82, 0x87, 0x04, 4][..], b"/v2/", &[0x01, 13]].concat();
+    let head = [&head, NAME.as_bytes()].concat();
+    let ask = frame(1, END_STREAM | END_HEADERS, 1, &head);
+    let said = [PREFACE, &frame(4, 0, 0, &[]), &ask].concat();
+    client.write_all(&said).await.unwrap();
+    client.flush().await.unwrap();
+    let complete = [("end", "complete")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &complete, |it| it == 1.0)
+        .await;
+    let mut other = Client::open(&authority, proxy.registry, WINDOW).await;
+    let response = other.send(Method::GET, "/v2/", None).await;
+    assert_eq!(response.status(), 200);
+    let mut heard = BytesMut::new();
+    while !frames(&heard).iter().any(|(kind, _)| *kind == GOAWAY) {
+        let read = within("a farewell", client.read_buf(&mut heard)).await;
+        assert!(read.unwrap() > 0);
+    }
+    proxy.shut_down();
+    // It never says that it has heard.
+    let ended = loop {
+        if let Err(error) = within("the end", client.read_buf(&mut heard)).await {
+            break error;
+        }
+    };
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+    proxy.stopped().await;
+}
+
+#[tokio::test]
 async fn invariant_12_a_client_that_says_what_it_takes_gets_all_of_it() {
     let (upstream, authority, builder) = scene().await;
     let proxy = builder.start().await;
@@ -522,6 +558,8 @@ async fn invariant_10_settings_and_pings_without_measure_cost_nothing_that_stays
 const FLOOD: usize = 100_000;
 /// How a client begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The kind of the frame that says that nothing more is answered (RFC 9113 §6.8).
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
