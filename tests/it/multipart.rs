@@ -6,7 +6,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::harness::{
-    APP, At, Blob, End, FakeRegistry, Fault, Image, KIB, MIB, TestProxy, Whole, get, pair,
+    APP, At, Blob, Connection, End, FakeRegistry, Fault, Image, KIB, MIB, TestProxy, Whole, get,
+    pair,
 };
 
 /// What several ranges are of a thousand bytes.
@@ -125,6 +126,54 @@ async fn large_parts_are_sent_by_the_kernel() {
         let sent = proxy.metric(by_kernel, &[]).await - before;
         // Now and then the page cache says that it lacks what it has.
         assert!(sent >= large * 0.6 && sent <= large, "{ranges}: {sent}");
+    }
+}
+
+#[tokio::test]
+async fn large_parts_and_what_is_asked_behind_them_come_in_their_order() {
+    let (upstream, proxy) = pair().await;
+    let [first, second] = [(); 2].map(|()| served(&upstream, 6 * MIB + 7));
+    for blob in [&first, &second] {
+        proxy.wait_for_hit(APP, blob).await;
+    }
+    let wanted = [3 * MIB..6 * MIB, 5..9, MIB..3 * MIB - 1];
+    let asked = [
+        ("GET", &first, true),
+        ("HEAD", &first, true),
+        ("GET", &second, false),
+        ("GET", &second, true),
+    ];
+    let mut connection = Connection::open(proxy.registry).await;
+    for (method, blob, in_parts) in asked {
+        let range = match in_parts {
+            true => format!("Range: {}\r\n", asking(&wanted)),
+            false => String::new(),
+        };
+        let digest = blob.digest();
+        let request =
+            format!("{method} /v2/{APP}/blobs/{digest} HTTP/1.1\r\nHost: cache\r\n{range}\r\n");
+        connection.write(request.as_bytes()).await.unwrap();
+    }
+    for (method, blob, in_parts) in asked {
+        let answer = connection.head(method).await;
+        let whole;
+        (whole, connection) = answer.whole_and_connection().await;
+        match (method, in_parts) {
+            ("HEAD", _) => assert_eq!(whole.bytes.len(), 0),
+            (_, true) => assert_eq!(parts_of(&whole, blob), wanted),
+            (_, false) => drop(whole.is(200, blob.bytes())),
+        }
+    }
+    // None of them counts twice, or as cut off.
+    let complete = [("end", "complete")];
+    proxy
+        .wait_for_metric("layerhold_responses_total", &complete, |it| it >= 4.0)
+        .await;
+    for end in ["abandoned", "failed"] {
+        let ended = proxy
+            .metric("layerhold_responses_total", &[("end", end)])
+            .await;
+        assert_eq!(ended, 0.0, "{end}");
     }
 }
 
