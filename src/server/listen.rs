@@ -318,10 +318,11 @@ impl Acceptor {
     }
 
     fn spawn(&self, tcp: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
-        let serving = self.connections.clone().serve(tcp, peer);
+        let connections = self.connections.clone();
+        // Called in there, what it makes is kept once.
         self.connections.tracker.spawn(async move {
             let _place = place;
-            serving.await;
+            connections.serve(tcp, peer).await;
         });
     }
 }

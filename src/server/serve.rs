@@ -65,11 +65,23 @@ impl Connections {
             return self.serve_http1(connection, handle, &seat, peer).await;
         };
         connection.will_be_encrypted();
-        // Neither with half a handshake.
+        // What is larger than a connection in the clear has its own place, so that the task of one that waits is small.
+        Box::pin(self.serve_over_tls(tls, connection, &seat, peer)).await;
+    }
+
+    async fn serve_over_tls(
+        &self,
+        tls: &Tls,
+        connection: Connection,
+        seat: &Arc<Seat>,
+        peer: Peer,
+    ) {
+        let accepting = tls.accept(connection, peer.clone(), self.config.header_read_timeout);
+        // Neither is anything lost with half a handshake.
         let accepted = tokio::select! {
             () = self.stopping.cancelled() => return,
             () = seat.ended() => return made_room(peer.address),
-            accepted = tls.accept(connection, peer.clone(), self.config.header_read_timeout) => accepted,
+            accepted = Box::pin(accepting) => accepted,
         };
         let Some((stream, peer)) = accepted else {
             return;
@@ -78,9 +90,9 @@ impl Connections {
         let connection = SecureConnection::new(stream);
         let handle = connection.handle();
         if is_http2 {
-            self.serve_http2(connection, handle, &seat, peer).await;
+            Box::pin(self.serve_http2(connection, handle, seat, peer)).await;
         } else {
-            self.serve_http1(connection, handle, &seat, peer).await;
+            Box::pin(self.serve_http1(connection, handle, seat, peer)).await;
         }
     }
 

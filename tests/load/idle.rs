@@ -35,7 +35,7 @@ async fn pitfall_49_ten_thousand_idle_connections_cost_little_and_nothing_when_t
     assert!(binary.metric("layerhold_connections", &[]).await >= n as f64);
 
     let usage = Usage::of(&binary);
-    usage.costs(before, ("idle connections", n), 32 * KIB, 1.0);
+    usage.costs(before, ("idle connections", n), 16 * KIB, 1.0);
     binary.pull_blob(APP, &blob).await;
     let cold = Blob::random(4 * MIB);
     upstream.serve_blob(APP, &cold);
