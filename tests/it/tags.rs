@@ -474,6 +474,8 @@ async fn the_old_version_is_still_there_by_its_digest_when_upstream_is_gone() {
 #[tokio::test]
 async fn a_fresh_tag_whose_manifest_is_gone_is_asked_about_anew() {
     let (upstream, proxy, old) = pulled("1h").await;
+    // It is answered before it is published.
+    proxy.wait_for_empty_staging().await;
     let proxy = proxy.restart().await;
     lose(&proxy.published(old.manifest.digest()));
     upstream.always(any(old.manifest.digest()), Fault::Status(404));
