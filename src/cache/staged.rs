@@ -88,7 +88,7 @@ impl StagedFile {
         Ok(Arc::clone(&self.file))
     }
 
-    /// Somebody may have cut it while it was staged.
+    /// Fails unless the file has this many bytes: somebody may have cut it while it was staged. Blocks.
     pub(super) fn check_size(&self, size: u64) -> io::Result<()> {
         match self.file.metadata()?.len() == size {
             true => Ok(()),

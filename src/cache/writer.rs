@@ -172,7 +172,7 @@ impl Work {
             if left == 0 && turn.semaphore().available_permits() == 0 {
                 return Some(self);
             }
-            // Where more is sure to come, the few bytes that there are wait for it.
+            // A few bytes wait for more of them, as those of a next batch do.
             let is_little = QUEUE_BYTES_MAX - self.room.available_permits() < GO_ON_BYTES;
             if is_little && !self.queue.is_closed() {
                 return Some(self);
@@ -253,9 +253,9 @@ pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
 pub(super) const QUEUE_BYTES_MAX: usize = 2 * PIECE_BYTES_MAX;
 /// Chunks that wait for the writer of one fill.
 pub(super) const QUEUE_CHUNKS_MAX: usize = 256;
-/// With so much more at hand a turn goes on.
+/// With so much more at hand a turn goes on: less is written sooner than two threads change places for it.
 const GO_ON_BYTES: usize = PIECE_BYTES_MAX / 2;
-/// How long bytes wait for more of them before they are written.
+/// How long bytes wait for more of them before they are written: a crash loses them, and nothing else waits.
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(100);
 /// What a fill writes before it gives its turn to another one that waits.
 const TURN_BYTES: usize = 8 << 20;

@@ -82,6 +82,7 @@ fn is_host(text: &str) -> bool {
 fn is_plain_host(text: &str) -> bool {
     let (host, port) = text.split_once(':').unwrap_or((text, "0"));
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'.' | b'-' | b'_');
+    // Parsing would take a sign.
     let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
     !host.is_empty() && host.bytes().all(is_plain) && is_number && port.parse::<u16>().is_ok()
 }

@@ -2,8 +2,8 @@
 //!
 //! A response ends when its last byte leaves the connection, not when the HTTP library has taken its last frame: of a
 //! large frame that may be long after. So the end travels with the last frame. The HTTP library says of each frame how much of
-//! it went out, and when a body comes to its end, that of all bodies of its connection says how much of this one did: heads
-//! are not among it, and neither is what still waits of the response before.
+//! it went out. That is summed for all bodies of a connection, which follow each other: what went out beyond those before a
+//! body is the body's own, without its head, and without what still waits of the response before.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -68,12 +68,14 @@ pub struct Carried<D, F: FnOnce(End, u64)> {
     back: Back<F>,
 }
 
-/// What a frame carries.
+/// What a frame carries: where what goes out of it is counted.
 #[derive(Debug)]
 enum Back<F: FnOnce(End, u64)> {
-    /// The end is told already.
+    /// Nowhere: the end is told already.
     Nothing,
+    /// With the connection; the end comes with a later frame.
     Count(Sent),
+    /// With the connection, and then this is the end.
     Report(Report<F>),
 }
 

@@ -25,8 +25,8 @@ pub enum Digest {
     Sha512([u8; 64]),
 }
 
-/// What is known of each of many digests, looked up with every request. Its hashing has a secret of its own, so that nobody can
-/// make digests that meet in it.
+/// What is known of each of many digests, looked up with every request. Its hashing has a secret of the process, so that
+/// digests cannot be made beforehand to meet in it.
 pub type DigestMap<V> = HashMap<Digest, V, DigestState>;
 
 /// How digests are hashed to be looked up.

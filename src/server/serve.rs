@@ -174,6 +174,7 @@ impl Connections {
 
     /// Lets the rest of what a connection was answered leave, for a while, or to the end of the drain.
     async fn take_leave(&self, serving: impl Future, ending: &ConnectionHandle) {
+        // Whichever comes first, the connection is dropped: in order, or broken off.
         tokio::select! {
             _ = timeout(FAREWELL, serving) => {}
             () = self.breaking_off.cancelled() => ending.break_off(),

@@ -569,7 +569,7 @@ async fn what_is_cut_while_it_is_staged_is_not_published() {
     gate.reached().await;
     let file = staged(&proxy, MIB).await;
     file.set_len(KIB as u64).unwrap();
-    // What is written behind the cut leaves a hole, and what is not written leaves the file short.
+    // Neither too short nor too long is it gone on with.
     file.set_len(LEN as u64 + 1).unwrap();
     gate.open();
     reader.continues(&blob, MIB).await;
