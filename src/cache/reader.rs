@@ -362,9 +362,8 @@ async fn read_file<F: Send + Sync + 'static>(
 
 /// Reads what is in memory.
 ///
-/// What is cut short is read as far as it goes, and the rest asked for next; where there is nothing at all, it is asked for again by
-/// a read that may wait. So it
-/// does no harm that Linux 5.9 and 5.10 cut such reads short where there was more.
+/// What is cut short is read as far as it goes, and the rest asked for next; where there is nothing at all, it is asked for again
+/// by a read that may wait. So it does no harm that Linux 5.9 and 5.10 cut such reads short where there was more.
 fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     unless_refused(&REFUSED, || {
         let slices = &mut [IoSliceMut::new(buffer)];
